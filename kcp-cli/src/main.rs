@@ -1,0 +1,2 @@
+//! The `kcp` command line tool.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The KCP protocol as a sans-IO, no_std state machine.

@@ -1,0 +1,1 @@
+//! Seeded network emulator: loss, delay, reordering and more, in virtual time.

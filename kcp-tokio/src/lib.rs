@@ -1,0 +1,1 @@
+//! KCP listeners, streams and endpoints for tokio.
