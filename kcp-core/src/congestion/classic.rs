@@ -1,0 +1,113 @@
+//! KCP's own rule (`ikcp_input`, `ikcp_flush` with `nocwnd` 0): slow start and avoidance by accepted datagrams.
+
+use super::{AckInfo, Controller};
+use crate::time::Timestamp;
+
+/// Classic KCP congestion control.
+#[derive(Clone, Debug)]
+pub struct Classic {
+    cwnd: u32,
+    ssthresh: u32,
+    /// Bytes of window earned (`kcp->incr`).
+    incr: u64,
+    mss: u64,
+}
+
+/// `IKCP_THRESH_MIN`, also the initial `ssthresh`.
+const THRESH_MIN: u32 = 2;
+
+impl Classic {
+    /// Starts with a window of one segment of `mss` payload bytes.
+    #[must_use]
+    pub fn new(mss: usize) -> Self {
+        let mss = (mss as u64).max(1);
+        Self { cwnd: 1, ssthresh: THRESH_MIN, incr: mss, mss }
+    }
+}
+
+impl Controller for Classic {
+    fn on_ack(&mut self, _now: Timestamp, ack: &AckInfo) {
+        if ack.segments == 0 || self.cwnd >= ack.peer_window {
+            return;
+        }
+        if self.cwnd < self.ssthresh {
+            self.cwnd = self.cwnd.saturating_add(1);
+            self.incr = self.incr.saturating_add(self.mss);
+        } else {
+            self.incr = self.incr.max(self.mss);
+            let gain = self.mss.saturating_mul(self.mss) / self.incr;
+            self.incr = self.incr.saturating_add(gain).saturating_add(self.mss / 16);
+            if u64::from(self.cwnd.saturating_add(1)).saturating_mul(self.mss) <= self.incr {
+                let earned = self.incr.saturating_add(self.mss).saturating_sub(1) / self.mss;
+                self.cwnd = u32::try_from(earned).unwrap_or(u32::MAX);
+            }
+        }
+        if self.cwnd > ack.peer_window {
+            self.cwnd = ack.peer_window;
+            self.incr = u64::from(ack.peer_window).saturating_mul(self.mss);
+        }
+    }
+
+    fn on_fast_retransmit(&mut self, _now: Timestamp, in_flight: u32, resend: u32) {
+        self.ssthresh = (in_flight / 2).max(THRESH_MIN);
+        self.cwnd = self.ssthresh.saturating_add(resend);
+        self.incr = u64::from(self.cwnd).saturating_mul(self.mss);
+    }
+
+    fn on_timeout(&mut self, _now: Timestamp, _in_flight: u32) {
+        self.ssthresh = (self.cwnd / 2).max(THRESH_MIN);
+        self.cwnd = 1;
+        self.incr = self.mss;
+    }
+
+    fn window(&self) -> u32 {
+        self.cwnd.max(1)
+    }
+
+    fn on_mss(&mut self, mss: usize) {
+        self.mss = (mss as u64).max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(peer_window: u32) -> AckInfo {
+        AckInfo { segments: 1, bytes: 100, in_flight: 1, peer_window, rtt: None }
+    }
+
+    #[test]
+    fn slow_start_then_avoidance_then_the_peer_window() {
+        let mut cc = Classic::new(1376);
+        let now = Timestamp::ZERO;
+        cc.on_ack(now, &ack(64));
+        assert_eq!(cc.window(), 2, "slow start");
+        let mut acks = 0;
+        while cc.window() == 2 {
+            cc.on_ack(now, &ack(64));
+            acks += 1;
+        }
+        // ikcp: incr grows by mss*mss/incr + mss/16 from 2752: 3526, 4148 = 3 segments (rounded up 4) at the second.
+        assert_eq!((acks, cc.window()), (2, 4));
+        for _ in 0..10_000 {
+            cc.on_ack(now, &ack(64));
+        }
+        assert_eq!(cc.window(), 64);
+    }
+
+    #[test]
+    fn losses() {
+        let mut cc = Classic::new(1376);
+        let now = Timestamp::ZERO;
+        for _ in 0..10_000 {
+            cc.on_ack(now, &ack(64));
+        }
+        cc.on_fast_retransmit(now, 40, 2);
+        assert_eq!(cc.window(), 22);
+        cc.on_timeout(now, 40);
+        assert_eq!((cc.window(), cc.ssthresh), (1, 11));
+        cc.on_fast_retransmit(now, 1, 2);
+        assert_eq!(cc.window(), 4, "ssthresh is at least 2");
+    }
+}

@@ -1,0 +1,239 @@
+//! Applies a datagram: first all of it is checked, then acknowledgements, then data.
+
+use bytes::Bytes;
+
+use super::Engine;
+use crate::congestion::AckInfo;
+use crate::error::InputError;
+use crate::recv::assembler::Received;
+use crate::send::inflight::AckOutcome;
+use crate::seq::Seq;
+use crate::time::Timestamp;
+use crate::wire::{Command, Header, Segments};
+
+/// Fragments of an incoming message at most, whatever the window: `frg` has 8 bits.
+const MAX_INCOMING_FRAGMENTS: u32 = 256;
+/// A lone segment's ACK waits this part of `interval` for data to ride with, within these bounds (microseconds).
+const ACK_DELAY_DIVISOR: u64 = 4;
+const MIN_ACK_DELAY: u64 = 1_000;
+const MAX_ACK_DELAY: u64 = 10_000;
+
+/// What an accepted datagram meant.
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct Heard {
+    /// It shows that the peer of this session lives: not merely a window announcement from before `snd_una`, as a
+    /// restarted peer sends it.
+    pub(crate) alive: bool,
+    /// New data can be read.
+    pub(crate) readable: bool,
+    /// Data in flight was acknowledged.
+    pub(crate) acked: bool,
+}
+
+/// Collected over the segments of one datagram.
+#[derive(Default)]
+struct Applied {
+    pushes: u32,
+    /// Something shows a loss, a duplicate or a full window: the sender should know at once.
+    irregular: bool,
+    /// Latest `sent_at` among the ACKs whose echo is exact.
+    sample: Option<Timestamp>,
+}
+
+impl Engine {
+    /// Applies a datagram, or refuses it as a whole and counts why.
+    pub(crate) fn input(&mut self, now: Timestamp, datagram: &[u8]) -> Result<Heard, InputError> {
+        let segments = match self.check(datagram) {
+            Ok(segments) => segments,
+            Err(error) => {
+                self.count_rejected(error);
+                return Err(error);
+            }
+        };
+        self.stats.datagrams_received = self.stats.datagrams_received.wrapping_add(1);
+        self.stats.bytes_received = self.stats.bytes_received.wrapping_add(datagram.len() as u64);
+
+        let una_before = self.inflight.una();
+        let unacked_before = self.inflight.bytes();
+        let mut una = una_before;
+        let mut heard = Heard::default();
+        let mut applied = Applied::default();
+        for (header, payload) in segments {
+            match header.cmd {
+                // ACKs are judged against the una from before this datagram: an honest one is often covered by the
+                // una of its own segment.
+                Command::Ack => self.apply_ack(&header, &mut applied),
+                Command::Push => self.apply_push(&header, payload, &mut applied),
+                Command::Wask => self.tell = true,
+                Command::Wins => {}
+            }
+            let stale = header.una.is_before(una_before);
+            heard.alive |= !(stale && header.cmd == Command::Wins);
+            if una.is_before(header.una) {
+                una = header.una;
+            }
+            // A reordered datagram must not bring back an old window.
+            if !header.una.is_before(una) {
+                self.peer_window = u32::from(header.wnd);
+            }
+        }
+        let (covered, _) = self.inflight.on_una(una);
+        let bytes = unacked_before.saturating_sub(self.inflight.bytes());
+        let rtt = applied.sample.map(|sent_at| now.saturating_since(sent_at));
+        if let Some(rtt) = rtt {
+            let micros = crate::time::saturating_micros(rtt);
+            self.rtt.sample(micros, self.params.interval, self.params.min_rto);
+        }
+        if covered > 0 || bytes > 0 {
+            heard.acked = true;
+            self.progress_at = now;
+            let (in_flight, peer_window) = (self.inflight.len(), self.peer_window);
+            self.congestion.on_ack(now, &AckInfo { segments: covered, bytes, in_flight, peer_window, rtt });
+        }
+        let resend = if self.params.early_retransmit && self.queue.is_empty() { 1 } else { self.params.resend };
+        if self.inflight.detect_losses(resend, self.params.fast_limit) > 0 {
+            self.congestion.on_fast_retransmit(now, self.inflight.len(), self.params.resend);
+        }
+        if applied.pushes > 0 {
+            heard.readable = self.deliver();
+            self.schedule_ack(now, &applied);
+        }
+        self.follow_peer_window(now);
+        Ok(heard)
+    }
+
+    /// Everything that can be wrong is found here, before anything changes.
+    fn check<'a>(&self, datagram: &'a [u8]) -> Result<Segments<'a>, InputError> {
+        let segments = Segments::parse(datagram, self.conv)?;
+        let nxt = self.inflight.nxt();
+        let fragments = self.params.rcv_wnd.min(MAX_INCOMING_FRAGMENTS);
+        for (header, _) in segments {
+            if nxt.is_before(header.una) {
+                return Err(InputError::UnaBeyondSent);
+            }
+            let push = header.cmd == Command::Push && !self.params.stream;
+            if push && u32::from(header.frg).saturating_add(1) > fragments {
+                return Err(InputError::FragmentTooLarge { frg: header.frg });
+            }
+        }
+        Ok(segments)
+    }
+
+    fn count_rejected(&mut self, error: InputError) {
+        let counter = match error {
+            InputError::Short => &mut self.stats.rejected_short,
+            InputError::ConvMismatch { .. } => &mut self.stats.rejected_conv,
+            InputError::Truncated { .. } => &mut self.stats.rejected_truncated,
+            InputError::UnknownCommand(_) => &mut self.stats.rejected_command,
+            InputError::UnaBeyondSent => &mut self.stats.rejected_una,
+            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => &mut self.stats.rejected_fragment,
+            InputError::Closed(_) => return,
+        };
+        *counter = counter.wrapping_add(1);
+    }
+
+    fn apply_ack(&mut self, header: &Header, applied: &mut Applied) {
+        match self.inflight.on_ack(header.sn, header.ts) {
+            AckOutcome::Acked { sent_at: Some(sent_at) } => {
+                applied.sample = applied.sample.max(Some(sent_at));
+            }
+            AckOutcome::Acked { sent_at: None } => {
+                self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);
+            }
+            AckOutcome::Known => {}
+            AckOutcome::NeverSent => self.stats.ignored_acks = self.stats.ignored_acks.wrapping_add(1),
+        }
+    }
+
+    fn apply_push(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
+        self.stats.segments_received = self.stats.segments_received.wrapping_add(1);
+        let rcv_nxt = self.assembler.next();
+        let ahead = header.sn.offset_from(rcv_nxt);
+        let beyond = ahead.is_some_and(|ahead| ahead >= self.params.rcv_wnd as usize);
+        let duplicate = !beyond && self.assembler.has(header.sn);
+        if beyond || (!duplicate && !self.has_room_for(header.sn, rcv_nxt, payload.len())) {
+            // Not acknowledged: it will come again when there is room. `ack_due` may tell the peer our window.
+            self.stats.beyond_window = self.stats.beyond_window.wrapping_add(1);
+            return;
+        }
+        applied.pushes = applied.pushes.saturating_add(1);
+        let limit = (self.params.rcv_wnd as usize).saturating_mul(2);
+        if duplicate {
+            // Acknowledged again: the first ACK may have been lost.
+            self.stats.duplicates = self.stats.duplicates.wrapping_add(1);
+            applied.irregular = true;
+            self.acks.push(header.sn, header.ts, rcv_nxt, limit);
+            return;
+        }
+        self.announcer.on_data();
+        let segment = Received { frg: header.frg, data: Bytes::copy_from_slice(payload) };
+        if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
+            self.assembler.bypass();
+            self.accept(segment);
+        } else {
+            applied.irregular = true;
+            self.assembler.insert(header.sn, segment);
+        }
+        self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
+    }
+
+    /// The byte budget. The segment that `rcv_nxt` waits for is let in while the reader has nothing to read, or a
+    /// message longer than the budget could never be completed.
+    fn has_room_for(&self, sn: Seq, rcv_nxt: Seq, len: usize) -> bool {
+        let held = self.reader.bytes().saturating_add(self.assembler.bytes());
+        held.saturating_add(len) <= self.params.recv_buffer || (sn == rcv_nxt && !self.is_readable())
+    }
+
+    /// Moves what has become in order to the reader while it has room; true when it can be read.
+    fn deliver(&mut self) -> bool {
+        while self.reader.len() < self.params.rcv_wnd as usize {
+            let Some(segment) = self.assembler.pop() else { break };
+            self.accept(segment);
+        }
+        self.is_readable()
+    }
+
+    fn accept(&mut self, segment: Received) {
+        self.stats.payload_received = self.stats.payload_received.wrapping_add(segment.data.len() as u64);
+        if self.params.stream && segment.data.is_empty() {
+            // Legal, means nothing in a stream, and must neither stall the reader nor look like EOF.
+            self.stats.empty_segments = self.stats.empty_segments.wrapping_add(1);
+            return;
+        }
+        if !self.discard && self.reader.push(self.params.stream, segment).is_err() {
+            self.broken = true;
+        }
+    }
+
+    fn schedule_ack(&mut self, now: Timestamp, applied: &Applied) {
+        self.unacked = self.unacked.saturating_add(applied.pushes);
+        let urgent = applied.irregular || self.unacked >= 2 || self.params.ack_nodelay;
+        let delay = (self.params.interval / ACK_DELAY_DIVISOR).clamp(MIN_ACK_DELAY, MAX_ACK_DELAY);
+        let due = if urgent { now } else { now.plus_micros(delay) };
+        self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// After the application took something: room for held segments, and perhaps a closed window to reopen.
+    pub(super) fn after_read(&mut self, now: Timestamp) {
+        if !self.assembler.is_empty() {
+            self.deliver();
+        }
+        let free = u32::from(self.free_window());
+        if self.announcer.on_room(now, free, self.params.rcv_wnd, self.rtt.rto()) {
+            self.tell = true;
+        }
+    }
+
+    pub(crate) const fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The `wnd` of everything that leaves now.
+    pub(super) fn free_window(&self) -> u16 {
+        let free = (self.params.rcv_wnd as usize).saturating_sub(self.reader.len());
+        let held = self.reader.bytes().saturating_add(self.assembler.bytes());
+        let by_bytes = self.params.recv_buffer.saturating_sub(held).div_ceil(self.params.mss().max(1));
+        let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
+        u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
+    }
+}

@@ -1,0 +1,372 @@
+//! The protocol itself, without lifecycle: what `ikcp.c` does. Both faces, [`Session`](crate::Session) and
+//! [`Kcp`](crate::Kcp), drive this one engine.
+
+mod input;
+mod transmit;
+mod window;
+
+use alloc::boxed::Box;
+
+use bytes::Bytes;
+
+use crate::ack::AckQueue;
+use crate::config::{SessionConfig, mss_of};
+use crate::congestion::{BoxedController, Classic, Off};
+use crate::error::WriteError;
+use crate::recv::assembler::Assembler;
+use crate::recv::reader::ReadQueue;
+use crate::rtt::RttEstimator;
+use crate::send::inflight::Inflight;
+use crate::send::queue::{SendQueue, fragments_of};
+use crate::seq::Seq;
+use crate::stats::Stats;
+use crate::time::{Timestamp, WireClock, saturating_micros};
+use window::{Announcer, Prober};
+
+/// `ikcp_send` refuses a message of 128 fragments and more, and so may a peer's receiver.
+const MAX_FRAGMENTS: usize = 127;
+/// `IKCP_WND_RCV`: what a peer's window is taken for until it is heard of.
+const INITIAL_PEER_WINDOW: u32 = 128;
+/// The bookkeeping of one queued message, so that empty ones are bounded too.
+const MESSAGE_COST: usize = 64;
+
+/// Parameters in the units of the engine. Durations are microseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Params {
+    pub(crate) mtu: usize,
+    pub(crate) snd_wnd: u32,
+    pub(crate) rcv_wnd: u32,
+    pub(crate) stream: bool,
+    pub(crate) nodelay: u8,
+    pub(crate) interval: u64,
+    pub(crate) resend: u32,
+    pub(crate) min_rto: u64,
+    pub(crate) fast_limit: u32,
+    pub(crate) dead_link: u32,
+    pub(crate) early_retransmit: bool,
+    pub(crate) ack_nodelay: bool,
+    pub(crate) write_delay: bool,
+    pub(crate) send_buffer: usize,
+    pub(crate) recv_buffer: usize,
+}
+
+impl Params {
+    pub(crate) fn new(config: &SessionConfig) -> Self {
+        let numbers = config.nodelay;
+        Self {
+            mtu: config.mtu,
+            snd_wnd: config.send_window,
+            rcv_wnd: config.recv_window,
+            stream: config.stream,
+            nodelay: numbers.nodelay,
+            interval: saturating_micros(numbers.interval),
+            resend: numbers.resend,
+            min_rto: min_rto_of(numbers.nodelay),
+            fast_limit: config.fast_limit,
+            dead_link: config.dead_link,
+            early_retransmit: config.early_retransmit,
+            ack_nodelay: config.ack_nodelay,
+            write_delay: config.write_delay,
+            send_buffer: config.send_buffer,
+            recv_buffer: config.recv_buffer,
+        }
+    }
+
+    pub(crate) const fn mss(&self) -> usize {
+        mss_of(self.mtu)
+    }
+}
+
+/// `IKCP_RTO_MIN` 100 ms, `IKCP_RTO_NDL` 30 ms.
+pub(crate) const fn min_rto_of(nodelay: u8) -> u64 {
+    if nodelay == 0 { 100_000 } else { 30_000 }
+}
+
+/// One conversation's protocol state.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    conv: u32,
+    pub(crate) params: Params,
+    clock: WireClock,
+    rtt: RttEstimator,
+    congestion: BoxedController,
+
+    queue: SendQueue,
+    inflight: Inflight,
+    peer_window: u32,
+    prober: Prober,
+    /// Stream mode with `write_delay`: when less than a full segment leaves anyway.
+    hold_until: Option<Timestamp>,
+    /// The pacing budget is spent until then.
+    paced_until: Option<Timestamp>,
+    /// Last time that data in flight was acknowledged, or that something came into flight after nothing was.
+    progress_at: Timestamp,
+    /// A segment was sent `dead_link` times.
+    dead: bool,
+
+    assembler: Assembler,
+    reader: ReadQueue,
+    /// The reader is gone: data is acknowledged and thrown away.
+    discard: bool,
+    /// The peer's fragments do not count down: the byte stream is undefined from here.
+    broken: bool,
+    announcer: Announcer,
+
+    acks: AckQueue,
+    /// When the owed ACKs leave at the latest. Invariant: Some whenever `acks` is not empty.
+    ack_due: Option<Timestamp>,
+    /// Data segments received since ACKs were last sent.
+    unacked: u32,
+    /// A `WASK` is to be sent.
+    ask: bool,
+    /// A `WINS` is to be sent.
+    tell: bool,
+
+    stats: Stats,
+}
+
+impl Engine {
+    pub(crate) fn new(conv: u32, params: Params, nc: bool, ts_offset: u32, now: Timestamp) -> Self {
+        let congestion = make_controller(nc, params.mss());
+        Self {
+            conv,
+            clock: WireClock::new(ts_offset),
+            rtt: RttEstimator::new(),
+            congestion,
+            queue: SendQueue::default(),
+            inflight: Inflight::new(Seq::new(0)),
+            peer_window: INITIAL_PEER_WINDOW,
+            prober: Prober::default(),
+            hold_until: None,
+            paced_until: None,
+            progress_at: now,
+            dead: false,
+            assembler: Assembler::new(Seq::new(0)),
+            reader: ReadQueue::default(),
+            discard: false,
+            broken: false,
+            announcer: Announcer::new(params.rcv_wnd),
+            acks: AckQueue::default(),
+            ack_due: None,
+            unacked: 0,
+            ask: false,
+            tell: false,
+            stats: Stats::default(),
+            params,
+        }
+    }
+
+    pub(crate) const fn conv(&self) -> u32 {
+        self.conv
+    }
+
+    pub(crate) fn set_controller(&mut self, controller: BoxedController) {
+        self.congestion = controller;
+    }
+
+    pub(crate) fn set_nc(&mut self, nc: bool) {
+        self.congestion = make_controller(nc, self.params.mss());
+    }
+
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        self.params.mtu = mtu;
+        self.congestion.on_mss(self.params.mss());
+    }
+
+    // ---- application ----
+
+    /// Takes as many bytes as the send buffer has room for.
+    pub(crate) fn write(&mut self, now: Timestamp, buf: &[u8]) -> Result<usize, WriteError> {
+        let room = self.params.send_buffer.saturating_sub(self.queue.bytes());
+        let Some(taken) = buf.get(..room.min(buf.len())) else { return Err(WriteError::Blocked) };
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        if taken.is_empty() {
+            return Err(WriteError::Blocked);
+        }
+        self.queue.push_bytes(taken, self.params.mss());
+        self.hold(now);
+        Ok(taken.len())
+    }
+
+    /// Takes a whole message or nothing of it.
+    pub(crate) fn send_msg(&mut self, now: Timestamp, msg: Bytes) -> Result<(), WriteError> {
+        self.check_message(msg.len())?;
+        let queued = self.queue.bytes().saturating_add(self.queue.entries().saturating_mul(MESSAGE_COST));
+        if queued > 0 && queued.saturating_add(msg.len()) > self.params.send_buffer {
+            return Err(WriteError::Blocked);
+        }
+        self.push_message(now, msg);
+        Ok(())
+    }
+
+    pub(crate) fn check_message(&self, len: usize) -> Result<(), WriteError> {
+        let limit = self.params.mss().saturating_mul(MAX_FRAGMENTS);
+        if fragments_of(len, self.params.mss()) > MAX_FRAGMENTS {
+            return Err(WriteError::TooLarge { limit });
+        }
+        Ok(())
+    }
+
+    /// Takes data without asking for room (the classic face has no bound; its users watch `waitsnd`).
+    pub(crate) fn push_message(&mut self, now: Timestamp, msg: Bytes) {
+        if self.params.stream {
+            self.queue.push_bytes(&msg, self.params.mss());
+        } else {
+            self.queue.push_message(msg);
+        }
+        self.hold(now);
+    }
+
+    fn hold(&mut self, now: Timestamp) {
+        if self.params.write_delay && self.hold_until.is_none() {
+            self.hold_until = Some(now.plus_micros(self.params.interval));
+        }
+    }
+
+    /// Lets held data go.
+    pub(crate) const fn release_held(&mut self) {
+        self.hold_until = None;
+    }
+
+    /// Whether a write would take something.
+    pub(crate) fn is_writable(&self) -> bool {
+        let queued = self.queue.bytes().saturating_add(if self.params.stream {
+            0
+        } else {
+            self.queue.entries().saturating_mul(MESSAGE_COST)
+        });
+        queued < self.params.send_buffer
+    }
+
+    pub(crate) fn is_readable(&self) -> bool {
+        self.reader.is_readable(self.params.stream)
+    }
+
+    pub(crate) fn read(&mut self, now: Timestamp, buf: &mut [u8]) -> usize {
+        let n = self.reader.read(self.params.stream, buf);
+        self.after_read(now);
+        n
+    }
+
+    pub(crate) fn pop_message(&mut self, now: Timestamp) -> Option<Bytes> {
+        let message = self.reader.pop_message(self.params.stream)?;
+        self.after_read(now);
+        Some(message)
+    }
+
+    pub(crate) fn peek_len(&self) -> Option<usize> {
+        self.reader.peek_len(self.params.stream)
+    }
+
+    /// Throws away what has arrived and what will arrive; it is still acknowledged.
+    pub(crate) fn discard_input(&mut self, now: Timestamp) {
+        self.discard = true;
+        self.reader.clear();
+        self.after_read(now);
+    }
+
+    /// Forgets what was not delivered: nothing more will be read or sent.
+    pub(crate) fn forget(&mut self, unread_too: bool) {
+        self.queue = SendQueue::default();
+        self.inflight = Inflight::new(self.inflight.nxt());
+        self.acks = AckQueue::default();
+        self.ack_due = None;
+        (self.ask, self.tell) = (false, false);
+        if unread_too {
+            self.reader.clear();
+        }
+    }
+
+    // ---- state ----
+
+    /// Everything accepted has been acknowledged.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.queue.is_empty() && self.inflight.is_empty()
+    }
+
+    pub(crate) const fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Segments that wait or are in flight (`ikcp_waitsnd`).
+    pub(crate) fn waitsnd(&self) -> usize {
+        let queued = self.queue.segments(self.params.stream, self.params.mss());
+        queued.saturating_add(self.inflight.len() as usize)
+    }
+
+    /// Since when data in flight has made no progress.
+    pub(crate) fn stalled_since(&self) -> Option<Timestamp> {
+        (!self.inflight.is_empty()).then_some(self.progress_at)
+    }
+
+    /// Since when data has waited for the peer's window to open.
+    pub(crate) const fn window_closed_since(&self) -> Option<Timestamp> {
+        self.prober.since()
+    }
+
+    /// Sends a `WASK` with the next transmission.
+    pub(crate) const fn ask_window(&mut self) {
+        self.ask = true;
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = self.stats;
+        stats.acks_elided = self.acks.elided();
+        stats.srtt = self.rtt.srtt().map(core::time::Duration::from_micros);
+        stats.rttvar = core::time::Duration::from_micros(self.rtt.rttvar());
+        stats.rto = core::time::Duration::from_micros(self.rtt.rto());
+        stats.cwnd = self.congestion.window();
+        stats.peer_window = self.peer_window;
+        stats.in_flight = self.inflight.len();
+        stats.unsent_bytes = self.queue.bytes() as u64;
+        stats.unread_bytes = self.reader.bytes() as u64;
+        stats
+    }
+
+    pub(crate) const fn srtt(&self) -> Option<u64> {
+        self.rtt.srtt()
+    }
+
+    /// When the engine has something to do next; a time in the past when it has something to send now.
+    pub(crate) fn deadline(&mut self) -> Option<Timestamp> {
+        if self.ask || self.tell {
+            return Some(Timestamp::ZERO);
+        }
+        let first_rto = self.first_rto();
+        let mut next = self.inflight.next_deadline(first_rto);
+        let mut consider = |candidate: Option<Timestamp>| {
+            next = match (next, candidate) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        };
+        consider(self.ack_due);
+        consider(self.announcer.next());
+        consider(self.prober.next());
+        if self.inflight.has_due() {
+            consider(Some(self.paced_until.unwrap_or(Timestamp::ZERO)));
+        } else if !self.queue.is_empty() && self.inflight.len() < self.send_limit() {
+            let held = self.hold_until.filter(|_| self.is_held());
+            consider(Some(held.or(self.paced_until).unwrap_or(Timestamp::ZERO)));
+        }
+        next
+    }
+
+    /// When the next retransmission timeout ends.
+    pub(crate) fn resend_deadline(&mut self) -> Option<Timestamp> {
+        let first_rto = self.first_rto();
+        self.inflight.next_deadline(first_rto)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
+        self.inflight = Inflight::new(Seq::new(snd));
+        self.assembler.set_next(Seq::new(rcv));
+    }
+}
+
+fn make_controller(nc: bool, mss: usize) -> BoxedController {
+    if nc { Box::new(Off) } else { Box::new(Classic::new(mss)) }
+}

@@ -1,0 +1,223 @@
+//! Writes what is due into datagrams (`ikcp_flush`): retransmissions, new data, then control segments.
+
+use alloc::vec::Vec;
+
+use super::Engine;
+use crate::send::inflight::Cause;
+use crate::seq::Seq;
+use crate::time::Timestamp;
+use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
+use crate::wire::{Command, HEADER_LEN, Header};
+
+/// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
+/// ours never carry it, but for the probe that opens one.
+const CONTROL_SN: Seq = Seq::new(1);
+
+impl Engine {
+    /// Appends one run of datagrams to `buf`, or returns `None` when nothing is due. To be called until it does.
+    ///
+    /// `flush` (the classic face): owed ACKs leave although their delay has not passed.
+    pub(crate) fn transmit(
+        &mut self,
+        now: Timestamp,
+        framing: Framing,
+        flush: bool,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        self.follow_peer_window(now);
+        self.tell |= self.announcer.update(now);
+        if self.inflight.expire(now, self.first_rto()) > 0 {
+            self.congestion.on_timeout(now, self.inflight.len());
+        }
+        self.congestion.on_tick(now);
+
+        let max = framing.max_datagrams.max(1);
+        let control = self.tell || self.ask || !self.acks.is_empty();
+        // Data must not starve ACKs: the last datagram of a run is theirs.
+        let for_data = if control && max > 1 { max.saturating_sub(1) } else { max };
+        let mut writer = DatagramWriter::new(buf, self.params.mtu);
+        let sent_before = self.stats.bytes_sent;
+        self.write_data(now, for_data, &mut writer);
+        let acks_due = flush || self.ack_due.is_some_and(|due| due <= now);
+        if acks_due || self.tell || self.ask || !writer.is_empty() {
+            self.write_control(now, max, &mut writer);
+        }
+        let run = writer.finish()?;
+        self.announcer.told(u32::from(self.free_window()));
+        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(run.datagrams as u64);
+        self.stats.bytes_sent = sent_before.wrapping_add(run.len as u64);
+        self.congestion.on_pkt_sent(now, run.len);
+        Some(run)
+    }
+
+    fn write_data(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
+        let budget = self.congestion.pacing_budget(now);
+        let mut left = budget.bytes;
+        // Nothing changes before room and budget are known to suffice.
+        let mut fits = |len: usize, writer: &mut DatagramWriter<'_>| {
+            if len as u64 > left {
+                return Fit::Paced;
+            }
+            if !writer.reserve(len, max_datagrams) {
+                return Fit::RunEnds;
+            }
+            left = left.saturating_sub(len as u64);
+            Fit::Yes
+        };
+        self.paced_until = None;
+        let ts = self.clock.stamp(now);
+        let template = self.header(Command::Push, Seq::new(0), ts);
+        let (rto, nodelay) = (self.rtt.rto(), self.params.nodelay);
+        while let Some((sn, cause, slot)) = self.inflight.peek_due() {
+            match fits(HEADER_LEN.saturating_add(slot.data.len()), writer) {
+                Fit::Yes => {}
+                Fit::RunEnds => return,
+                Fit::Paced => {
+                    self.paced_until = budget.next;
+                    return;
+                }
+            }
+            writer.push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
+            self.dead |= slot.xmit.saturating_add(1) >= self.params.dead_link;
+            self.inflight.resent(ts, now, rto, |last| backed_off(last, rto, nodelay));
+            let counter = match cause {
+                Cause::Fast => &mut self.stats.fast_retransmits,
+                Cause::Timeout => &mut self.stats.timeout_retransmits,
+            };
+            *counter = counter.wrapping_add(1);
+            self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
+        }
+        let (stream, mss) = (self.params.stream, self.params.mss());
+        let limit = self.send_limit();
+        if self.hold_until.is_some_and(|until| until <= now) {
+            self.hold_until = None;
+        }
+        while self.inflight.len() < limit && !self.is_held() {
+            let Some(len) = self.queue.next_len(stream, mss) else {
+                self.hold_until = None;
+                self.congestion.on_app_limited(now);
+                return;
+            };
+            match fits(HEADER_LEN.saturating_add(len), writer) {
+                Fit::Yes => {}
+                Fit::RunEnds => return,
+                Fit::Paced => {
+                    self.paced_until = budget.next;
+                    return;
+                }
+            }
+            let Some(piece) = self.queue.take(stream, mss) else { return };
+            let sn = self.inflight.nxt();
+            writer.push(&Header { sn, frg: piece.frg, len: wire_len(len), ..template }, &piece.data);
+            if self.inflight.is_empty() {
+                self.progress_at = now;
+            }
+            self.inflight.push(piece.frg, piece.data, ts, now);
+            self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
+            self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
+        }
+    }
+
+    fn write_control(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
+        let rcv_nxt = self.assembler.next();
+        let template = self.header(Command::Ack, CONTROL_SN, 0);
+        while let Some((sn, ts)) = self.acks.peek(rcv_nxt) {
+            if !writer.reserve(HEADER_LEN, max_datagrams) {
+                self.ack_due = Some(now);
+                return;
+            }
+            writer.push(&Header { sn, ts, ..template }, &[]);
+            self.acks.pop();
+            self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);
+        }
+        self.ack_due = None;
+        self.unacked = 0;
+        if self.ask && writer.reserve(HEADER_LEN, max_datagrams) {
+            writer.push(&Header { cmd: Command::Wask, ..template }, &[]);
+            self.ask = false;
+            self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
+        }
+        if self.tell && writer.reserve(HEADER_LEN, max_datagrams) {
+            writer.push(&Header { cmd: Command::Wins, ..template }, &[]);
+            self.tell = false;
+            self.stats.announcements_sent = self.stats.announcements_sent.wrapping_add(1);
+        }
+    }
+
+    fn header(&self, cmd: Command, sn: Seq, ts: u32) -> Header {
+        let (wnd, una) = (self.free_window(), self.assembler.next());
+        Header { conv: self.conv, cmd, frg: 0, wnd, ts, sn, una, len: 0 }
+    }
+
+    /// The probe that opens a session: `WASK` with sn 0 and una 0.
+    pub(crate) fn write_opening_probe(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Transmit {
+        let header = self.header(Command::Wask, Seq::new(0), self.clock.stamp(now));
+        buf.extend_from_slice(&header.encode());
+        self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
+        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(1);
+        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(HEADER_LEN as u64);
+        Transmit { datagrams: 1, stride: HEADER_LEN, len: HEADER_LEN }
+    }
+
+    /// Segments that may be in flight: the smallest of the three windows.
+    pub(super) fn send_limit(&self) -> u32 {
+        self.params.snd_wnd.min(self.peer_window).min(self.congestion.window())
+    }
+
+    /// Less than a full segment waits for more (`write_delay`).
+    pub(super) fn is_held(&self) -> bool {
+        self.params.write_delay
+            && self.hold_until.is_some()
+            && self.queue.bytes() < self.params.mss()
+    }
+
+    /// RTO of a segment sent once. Mode 0 gives the first timeout an eighth of slack.
+    pub(super) fn first_rto(&self) -> u64 {
+        let rto = self.rtt.rto();
+        if self.params.nodelay == 0 { rto.saturating_add(rto / 8) } else { rto }
+    }
+
+    pub(super) fn follow_peer_window(&mut self, now: Timestamp) {
+        let closed = self.peer_window == 0 && !self.queue.is_empty();
+        self.ask |= self.prober.update(now, closed);
+    }
+}
+
+enum Fit {
+    Yes,
+    RunEnds,
+    Paced,
+}
+
+/// A segment's RTO after its timeout (`ikcp_flush`), bounded, which ikcp forgets.
+fn backed_off(last: u64, rto: u64, nodelay: u8) -> u64 {
+    let more = match nodelay {
+        0 => last.max(rto),
+        1 => last / 2,
+        _ => rto / 2,
+    };
+    last.saturating_add(more).min(MAX_BACKOFF)
+}
+
+/// `IKCP_RTO_MAX` in microseconds.
+const MAX_BACKOFF: u64 = 60_000_000;
+
+/// A payload never exceeds a datagram.
+fn wire_len(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_modes() {
+        assert_eq!(backed_off(200, 200, 0), 400);
+        assert_eq!(backed_off(400, 200, 0), 800);
+        assert_eq!(backed_off(100, 200, 0), 300, "at least the current RTO on top");
+        assert_eq!(backed_off(200, 100, 1), 300);
+        assert_eq!(backed_off(200, 100, 2), 250);
+        assert_eq!(backed_off(59_000_000, 100, 1), 60_000_000);
+    }
+}

@@ -1,0 +1,4 @@
+//! The receiving half: segments out of order, and data in order.
+
+pub(crate) mod assembler;
+pub(crate) mod reader;

@@ -1,0 +1,208 @@
+//! Data in order: read as bytes or as whole messages.
+
+use alloc::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::recv::assembler::Received;
+
+/// Segments in order that the application has not read (`rcv_queue`).
+#[derive(Debug, Default)]
+pub(crate) struct ReadQueue {
+    segments: VecDeque<Received>,
+    /// Message mode: complete messages in `segments`.
+    complete: usize,
+    /// Message mode: the number that the next segment must carry while a message is under way.
+    expected: Option<u8>,
+    bytes: usize,
+}
+
+/// A fragment number that does not continue the message under way.
+#[derive(Debug)]
+pub(crate) struct BrokenChain;
+
+impl ReadQueue {
+    /// Segments held; they occupy the receive window.
+    pub(crate) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Unread payload bytes.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends the next segment in order.
+    pub(crate) fn push(&mut self, stream: bool, segment: Received) -> Result<(), BrokenChain> {
+        if !stream {
+            if self.expected.is_some_and(|expected| expected != segment.frg) {
+                return Err(BrokenChain);
+            }
+            self.expected = segment.frg.checked_sub(1);
+            if self.expected.is_none() {
+                self.complete = self.complete.saturating_add(1);
+            }
+        }
+        self.bytes = self.bytes.saturating_add(segment.data.len());
+        self.segments.push_back(segment);
+        Ok(())
+    }
+
+    /// Whether a read would return something. An empty message counts: it is for
+    /// [`pop_message`](Self::pop_message), while [`read`](Self::read) skips it.
+    pub(crate) fn is_readable(&self, stream: bool) -> bool {
+        if stream { self.bytes > 0 } else { self.complete > 0 }
+    }
+
+    /// Copies bytes out. In message mode never past the end of a message; a message longer than `buf` is continued
+    /// by the next call, and empty messages are skipped. 0 when there is nothing.
+    pub(crate) fn read(&mut self, stream: bool, buf: &mut [u8]) -> usize {
+        let mut filled = 0usize;
+        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            if !stream && self.complete == 0 {
+                break;
+            }
+            let Some(front) = self.segments.front_mut() else { break };
+            let n = front.data.len().min(rest.len());
+            if let (Some(to), Some(from)) = (rest.get_mut(..n), front.data.get(..n)) {
+                to.copy_from_slice(from);
+            }
+            front.data.advance(n);
+            filled = filled.saturating_add(n);
+            self.bytes = self.bytes.saturating_sub(n);
+            if !front.data.is_empty() {
+                break;
+            }
+            let ended = front.frg == 0;
+            self.segments.pop_front();
+            if !stream && ended {
+                self.complete = self.complete.saturating_sub(1);
+                if filled > 0 {
+                    break;
+                }
+            }
+        }
+        self.release();
+        filled
+    }
+
+    /// Takes the next whole message (what is left of it after a partial read); in stream mode the next chunk.
+    pub(crate) fn pop_message(&mut self, stream: bool) -> Option<Bytes> {
+        let message = if stream {
+            self.segments.pop_front()?.data
+        } else if self.complete > 0 {
+            self.complete = self.complete.saturating_sub(1);
+            let first = self.segments.pop_front()?;
+            if first.frg == 0 { first.data } else { self.join(first) }
+        } else {
+            return None;
+        };
+        self.bytes = self.bytes.saturating_sub(message.len());
+        self.release();
+        Some(message)
+    }
+
+    fn join(&mut self, first: Received) -> Bytes {
+        let mut message = BytesMut::with_capacity(first.data.len().saturating_mul(usize::from(first.frg) + 1));
+        let mut part = Some(first);
+        while let Some(segment) = part {
+            message.extend_from_slice(&segment.data);
+            part = if segment.frg == 0 { None } else { self.segments.pop_front() };
+        }
+        message.freeze()
+    }
+
+    /// Length of the next whole message; in stream mode of the next chunk (`ikcp_peeksize`).
+    pub(crate) fn peek_len(&self, stream: bool) -> Option<usize> {
+        if stream {
+            return self.segments.front().map(|segment| segment.data.len());
+        }
+        if self.complete == 0 {
+            return None;
+        }
+        let mut len = 0usize;
+        for segment in &self.segments {
+            len = len.saturating_add(segment.data.len());
+            if segment.frg == 0 {
+                break;
+            }
+        }
+        Some(len)
+    }
+
+    /// Throws everything away.
+    pub(crate) fn clear(&mut self) {
+        self.segments.clear();
+        self.complete = 0;
+        self.bytes = 0;
+        self.release();
+    }
+
+    fn release(&mut self) {
+        if self.segments.is_empty() {
+            // An idle session keeps no buffer.
+            self.segments.shrink_to(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn segment(frg: u8, data: &'static [u8]) -> Received {
+        Received { frg, data: Bytes::from_static(data) }
+    }
+
+    #[test]
+    fn stream_reads_across_segments() {
+        let mut queue = ReadQueue::default();
+        for data in [b"abc".as_slice(), b"de", b"f"] {
+            queue.push(true, segment(0, data)).unwrap();
+        }
+        let mut buf = [0; 4];
+        assert_eq!(queue.read(true, &mut buf), 4);
+        assert_eq!(&buf, b"abcd");
+        assert_eq!(queue.len(), 2);
+        assert_eq!(queue.read(true, &mut buf), 2);
+        assert_eq!(&buf[..2], b"ef");
+        assert_eq!((queue.read(true, &mut buf), queue.bytes(), queue.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn messages_keep_their_boundaries() {
+        let mut queue = ReadQueue::default();
+        queue.push(false, segment(1, b"ab")).unwrap();
+        assert!(!queue.is_readable(false) && queue.peek_len(false).is_none());
+        assert_eq!(queue.read(false, &mut [0; 8]), 0, "an incomplete message is not read");
+        queue.push(false, segment(0, b"cd")).unwrap();
+        queue.push(false, segment(0, b"")).unwrap();
+        queue.push(false, segment(0, b"efg")).unwrap();
+        assert_eq!(queue.peek_len(false), Some(4));
+        let mut buf = [0; 3];
+        assert_eq!((queue.read(false, &mut buf), &buf), (3, b"abc"));
+        assert_eq!(queue.pop_message(false), Some(Bytes::from_static(b"d")), "the rest of a partly read one");
+        assert_eq!(queue.peek_len(false), Some(0));
+        let mut queue2 = ReadQueue::default();
+        queue2.push(false, segment(0, b"")).unwrap();
+        queue2.push(false, segment(0, b"x")).unwrap();
+        assert_eq!(queue2.pop_message(false), Some(Bytes::new()));
+        assert_eq!(queue.read(false, &mut buf), 3, "read skips the empty message");
+        assert_eq!(&buf, b"efg");
+        assert!(!queue.is_readable(false));
+    }
+
+    #[test]
+    fn fragments_must_count_down() {
+        let mut queue = ReadQueue::default();
+        queue.push(false, segment(2, b"a")).unwrap();
+        assert!(queue.push(false, segment(0, b"b")).is_err());
+        queue.push(false, segment(1, b"b")).unwrap();
+        queue.push(false, segment(0, b"c")).unwrap();
+        assert_eq!(queue.pop_message(false).unwrap(), vec![b'a', b'b', b'c']);
+        // Stream mode ignores the numbers.
+        queue.push(true, segment(200, b"z")).unwrap();
+        assert_eq!(queue.read(true, &mut [0; 8]), 1);
+    }
+}

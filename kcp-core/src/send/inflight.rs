@@ -1,0 +1,562 @@
+//! Segments in flight: a ring by `sn - una`, loss detection in send order, exact RTO deadlines.
+
+use alloc::collections::{BinaryHeap, VecDeque};
+use core::cmp::Reverse;
+
+use bytes::Bytes;
+
+use crate::seq::Seq;
+use crate::time::Timestamp;
+
+/// Why a segment is sent again.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Cause {
+    /// `resend` transmissions sent later were acknowledged first.
+    Fast,
+    /// No acknowledgement within its RTO.
+    Timeout,
+}
+
+/// A segment that has a sequence number and is not covered by `una` yet.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) data: Bytes,
+    pub(crate) frg: u8,
+    /// Acknowledged by its sn; it stays (without its data) until `una` covers it, so that positions stay true.
+    acked: bool,
+    /// Waits in `due`.
+    due: bool,
+    /// Transmissions so far; at least 1.
+    pub(crate) xmit: u32,
+    /// `ts` of the latest transmission, which its ACK echoes.
+    ts: u32,
+    /// Time of the latest transmission.
+    sent_at: Timestamp,
+    /// Position of the latest transmission in send order.
+    order: u64,
+    /// Microseconds; grows with every timeout. Only meaningful once `xmit > 1`.
+    rto: u64,
+}
+
+/// What an ACK told.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum AckOutcome {
+    /// The segment was in flight; `sent_at` is known if the echo names its latest transmission.
+    Acked {
+        /// When the acknowledged transmission was sent.
+        sent_at: Option<Timestamp>,
+    },
+    /// Covered by `una`, or acknowledged before.
+    Known,
+    /// Never sent.
+    NeverSent,
+}
+
+/// The segments between `snd_una` and `snd_nxt`.
+///
+/// Nothing here scans the window. First transmissions happen in order of sn, so two cursors into the ring find the
+/// next one that may be lost and the next one whose RTO may end; retransmissions, which are few, have a queue in send
+/// order and a heap of deadlines. Every cursor only moves forward, entries that no longer apply are dropped when met.
+///
+/// Loss detection: an ACK that echoes (sn, ts) names the transmission that arrived. Everything sent at least `resend`
+/// transmissions before it and not acknowledged is lost. For first transmissions in order this is `ikcp_parse_fastack`
+/// (`resend` ACKs skipped it), without touching every earlier segment at every ACK.
+#[derive(Debug)]
+pub(crate) struct Inflight {
+    una: Seq,
+    slots: VecDeque<Slot>,
+    /// Payload bytes in slots that are not acknowledged.
+    bytes: usize,
+    /// Transmissions so far; the next one's position in send order.
+    next_order: u64,
+    /// Latest position in send order known to have arrived.
+    arrived: Option<u64>,
+    /// Before it, no slot with one transmission can newly be found lost.
+    loss_cursor: Seq,
+    /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
+    rto_cursor: Seq,
+    /// Retransmissions in send order: (order, sn); stale unless the slot's order is the same.
+    resent: VecDeque<(u64, Seq)>,
+    /// RTO deadlines of retransmissions: (deadline, order, sn); stale as above.
+    deadlines: BinaryHeap<Reverse<(Timestamp, u64, u32)>>,
+    /// Segments to send again; stale where acknowledged meanwhile.
+    due: VecDeque<(Seq, Cause)>,
+}
+
+impl Inflight {
+    pub(crate) const fn new(una: Seq) -> Self {
+        Self {
+            una,
+            slots: VecDeque::new(),
+            bytes: 0,
+            next_order: 0,
+            arrived: None,
+            loss_cursor: una,
+            rto_cursor: una,
+            resent: VecDeque::new(),
+            deadlines: BinaryHeap::new(),
+            due: VecDeque::new(),
+        }
+    }
+
+    /// `snd_una`.
+    pub(crate) const fn una(&self) -> Seq {
+        self.una
+    }
+
+    /// `snd_nxt`.
+    pub(crate) fn nxt(&self) -> Seq {
+        self.una.plus(self.len())
+    }
+
+    /// Segments between `una` and `nxt`.
+    #[allow(clippy::cast_possible_truncation, reason = "bounded by the send window")]
+    pub(crate) fn len(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Payload bytes in flight and not acknowledged.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn get(&self, sn: Seq) -> Option<&Slot> {
+        self.slots.get(sn.offset_from(self.una)?)
+    }
+
+    fn get_mut(&mut self, sn: Seq) -> Option<&mut Slot> {
+        self.slots.get_mut(sn.offset_from(self.una)?)
+    }
+
+    /// Takes a new segment, whose first transmission happens now; returns its sn.
+    pub(crate) fn push(&mut self, frg: u8, data: Bytes, ts: u32, now: Timestamp) -> Seq {
+        let sn = self.nxt();
+        self.bytes = self.bytes.saturating_add(data.len());
+        let order = self.take_order();
+        self.slots.push_back(Slot { data, frg, acked: false, due: false, xmit: 1, ts, sent_at: now, order, rto: 0 });
+        sn
+    }
+
+    fn take_order(&mut self) -> u64 {
+        let order = self.next_order;
+        self.next_order = order.wrapping_add(1);
+        order
+    }
+
+    /// Applies an ACK for (sn, ts).
+    pub(crate) fn on_ack(&mut self, sn: Seq, ts: u32) -> AckOutcome {
+        if sn.is_before(self.una) {
+            return AckOutcome::Known;
+        }
+        let Some(slot) = self.get_mut(sn) else { return AckOutcome::NeverSent };
+        if slot.acked {
+            return AckOutcome::Known;
+        }
+        slot.acked = true;
+        let exact = slot.ts == ts;
+        let (sent_at, order) = (slot.sent_at, slot.order);
+        let data = core::mem::take(&mut slot.data);
+        self.bytes = self.bytes.saturating_sub(data.len());
+        if exact {
+            self.arrived = self.arrived.max(Some(order));
+        }
+        AckOutcome::Acked { sent_at: exact.then_some(sent_at) }
+    }
+
+    /// Applies a cumulative acknowledgement, which the caller has checked not to exceed `nxt`. Returns how many
+    /// segments it newly covers, and of those how many payload bytes were not acknowledged before.
+    pub(crate) fn on_una(&mut self, una: Seq) -> (u32, usize) {
+        let count = una.offset_from(self.una).unwrap_or(0).min(self.slots.len());
+        let before = self.bytes;
+        for slot in self.slots.drain(..count) {
+            if slot.acked {
+                continue;
+            }
+            self.bytes = self.bytes.saturating_sub(slot.data.len());
+            if slot.xmit == 1 {
+                self.arrived = self.arrived.max(Some(slot.order));
+            }
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "at most the send window")]
+        let covered = count as u32;
+        self.una = self.una.plus(covered);
+        for cursor in [&mut self.loss_cursor, &mut self.rto_cursor] {
+            if cursor.is_before(self.una) {
+                *cursor = self.una;
+            }
+        }
+        if self.slots.is_empty() {
+            self.release();
+        }
+        (covered, before.saturating_sub(self.bytes))
+    }
+
+    /// An idle session keeps no buffer; a short pause keeps a small one.
+    fn release(&mut self) {
+        self.slots.shrink_to(0);
+        self.resent = VecDeque::new();
+        self.deadlines = BinaryHeap::new();
+        self.due = VecDeque::new();
+    }
+
+    /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
+    /// `limit`: segments sent more often are left to their timeout (0: none are).
+    pub(crate) fn detect_losses(&mut self, resend: u32, limit: u32) -> u32 {
+        let Some(arrived) = self.arrived.filter(|_| resend > 0) else { return 0 };
+        let overtaken = |order: u64| order.saturating_add(u64::from(resend)) <= arrived;
+        let mut found = 0u32;
+        while let Some(slot) = self.loss_cursor.offset_from(self.una).and_then(|i| self.slots.get_mut(i)) {
+            if slot.xmit == 1 && !slot.acked && !slot.due {
+                if !overtaken(slot.order) {
+                    break;
+                }
+                slot.due = true;
+                self.due.push_back((self.loss_cursor, Cause::Fast));
+                found = found.saturating_add(1);
+            }
+            self.loss_cursor = self.loss_cursor.next();
+        }
+        while let Some(&(order, sn)) = self.resent.front() {
+            let live = self.get(sn).filter(|slot| slot.order == order && !slot.acked && !slot.due);
+            if let Some(slot) = live {
+                if !overtaken(order) {
+                    break;
+                }
+                if limit == 0 || slot.xmit <= limit {
+                    if let Some(slot) = self.get_mut(sn) {
+                        slot.due = true;
+                    }
+                    self.due.push_back((sn, Cause::Fast));
+                    found = found.saturating_add(1);
+                }
+            }
+            self.resent.pop_front();
+        }
+        found
+    }
+
+    /// Moves segments whose RTO has ended to `due`; returns how many. `first_rto`: of segments sent once.
+    pub(crate) fn expire(&mut self, now: Timestamp, first_rto: u64) -> u32 {
+        let mut found = 0u32;
+        while let Some((sn, deadline)) = self.first_deadline(first_rto) {
+            if deadline > now {
+                break;
+            }
+            if let Some(slot) = self.get_mut(sn) {
+                slot.due = true;
+            }
+            self.due.push_back((sn, Cause::Timeout));
+            found = found.saturating_add(1);
+        }
+        while let Some(&Reverse((deadline, order, sn))) = self.deadlines.peek() {
+            if self.is_live(order, Seq::new(sn)) {
+                if deadline > now {
+                    break;
+                }
+                if let Some(slot) = self.get_mut(Seq::new(sn)) {
+                    slot.due = true;
+                }
+                self.due.push_back((Seq::new(sn), Cause::Timeout));
+                found = found.saturating_add(1);
+            }
+            self.deadlines.pop();
+        }
+        found
+    }
+
+    /// Whether transmission `order` of `sn` is its latest, unacknowledged and not about to be repeated.
+    fn is_live(&self, order: u64, sn: Seq) -> bool {
+        self.get(sn).is_some_and(|slot| slot.order == order && !slot.acked && !slot.due)
+    }
+
+    /// The earliest deadline among segments sent once: they were sent in order of sn, so it is the first one's.
+    fn first_deadline(&mut self, first_rto: u64) -> Option<(Seq, Timestamp)> {
+        loop {
+            let slot = self.get(self.rto_cursor)?;
+            if slot.xmit == 1 && !slot.acked && !slot.due {
+                return Some((self.rto_cursor, slot.sent_at.plus_micros(first_rto)));
+            }
+            self.rto_cursor = self.rto_cursor.next();
+        }
+    }
+
+    /// When the next RTO ends; `None` when nothing is in flight, or everything in flight is acknowledged or due.
+    pub(crate) fn next_deadline(&mut self, first_rto: u64) -> Option<Timestamp> {
+        let first = self.first_deadline(first_rto).map(|(_, deadline)| deadline);
+        while let Some(&Reverse((deadline, order, sn))) = self.deadlines.peek() {
+            if self.is_live(order, Seq::new(sn)) {
+                return Some(first.map_or(deadline, |first| first.min(deadline)));
+            }
+            self.deadlines.pop();
+        }
+        first
+    }
+
+    /// The next segment to send again.
+    pub(crate) fn peek_due(&mut self) -> Option<(Seq, Cause, &Slot)> {
+        while let Some(&(sn, cause)) = self.due.front() {
+            if self.get(sn).is_some_and(|slot| !slot.acked && slot.due) {
+                return self.get(sn).map(|slot| (sn, cause, slot));
+            }
+            self.due.pop_front();
+        }
+        None
+    }
+
+    /// Whether something waits to be sent again.
+    pub(crate) fn has_due(&mut self) -> bool {
+        self.peek_due().is_some()
+    }
+
+    /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
+    /// to the next one after a timeout; `rto` is that of a segment sent now.
+    pub(crate) fn resent(&mut self, ts: u32, now: Timestamp, rto: u64, backoff: impl Fn(u64) -> u64) {
+        let Some((sn, cause)) = self.due.pop_front() else { return };
+        let order = self.take_order();
+        let Some(slot) = self.get_mut(sn) else { return };
+        let last = if slot.xmit == 1 { rto } else { slot.rto };
+        slot.rto = match cause {
+            Cause::Timeout => backoff(last),
+            Cause::Fast => last,
+        };
+        slot.due = false;
+        slot.xmit = slot.xmit.saturating_add(1);
+        slot.ts = ts;
+        slot.sent_at = now;
+        slot.order = order;
+        let deadline = now.plus_micros(slot.rto);
+        self.resent.push_back((order, sn));
+        self.deadlines.push(Reverse((deadline, order, sn.value())));
+        // Stale entries lie below live ones; keep both structures in proportion to the window.
+        if self.deadlines.len() > self.slots.len().saturating_mul(2).saturating_add(64) {
+            let mut heap = core::mem::take(&mut self.deadlines);
+            heap.retain(|&Reverse((_, order, sn))| self.is_live(order, Seq::new(sn)));
+            self.deadlines = heap;
+        }
+        if self.resent.len() > self.slots.len().saturating_mul(2).saturating_add(64) {
+            let mut queue = core::mem::take(&mut self.resent);
+            queue.retain(|&(order, sn)| self.is_live(order, sn));
+            self.resent = queue;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    const RTO: u64 = 100_000;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn filled(start: u32, n: u32) -> Inflight {
+        let mut ring = Inflight::new(Seq::new(start));
+        for i in 0..n {
+            let sn = ring.push(0, Bytes::from(vec![0; 10]), 1000 + i, at(u64::from(i)));
+            assert_eq!(sn.value(), start.wrapping_add(i));
+        }
+        ring
+    }
+
+    fn due(ring: &mut Inflight, now: Timestamp) -> Vec<(u32, Cause)> {
+        let mut out = Vec::new();
+        while let Some((sn, cause, _)) = ring.peek_due() {
+            out.push((sn.value(), cause));
+            ring.resent(5000, now, RTO, |rto| rto * 2);
+        }
+        out
+    }
+
+    #[test]
+    fn lost_exactly_when_resend_later_ones_arrived() {
+        for resend in 1..5u32 {
+            let mut ring = filled(u32::MAX - 1, 10);
+            let sn = |i: u32| Seq::new((u32::MAX - 1).wrapping_add(i));
+            for i in 1..=resend {
+                assert_eq!(ring.detect_losses(resend, 5), 0, "only {} later ones", i - 1);
+                ring.on_ack(sn(i), 1000 + i);
+            }
+            assert_eq!(ring.detect_losses(resend, 5), 1);
+            assert_eq!(due(&mut ring, at(50)), [(u32::MAX - 1, Cause::Fast)]);
+            assert_eq!(ring.detect_losses(resend, 5), 0, "found once");
+        }
+    }
+
+    #[test]
+    fn a_lost_retransmission_is_found_too() {
+        let mut ring = filled(0, 3);
+        ring.on_ack(Seq::new(1), 1001);
+        ring.on_ack(Seq::new(2), 1002);
+        assert_eq!(ring.detect_losses(2, 5), 1);
+        assert_eq!(due(&mut ring, at(50)), [(0, Cause::Fast)]);
+        for i in 3..5u32 {
+            ring.push(0, Bytes::new(), 2000 + i, at(60));
+            ring.on_ack(Seq::new(i), 2000 + i);
+        }
+        assert_eq!(ring.detect_losses(2, 5), 1);
+        assert_eq!(due(&mut ring, at(70)), [(0, Cause::Fast)]);
+    }
+
+    #[test]
+    fn fast_limit_leaves_it_to_the_timeout() {
+        let mut ring = filled(0, 1);
+        let mut fast = 0;
+        for round in 0..10u32 {
+            for i in 0..2 {
+                let sn = ring.push(0, Bytes::new(), round * 2 + i, at(10));
+                ring.on_ack(sn, round * 2 + i);
+            }
+            ring.detect_losses(2, 5);
+            fast += due(&mut ring, at(10)).len();
+        }
+        assert_eq!(fast, 5, "xmit 2..=6, then no more");
+        assert!(ring.next_deadline(RTO).is_some());
+    }
+
+    #[test]
+    fn an_old_echo_proves_nothing_about_order() {
+        let mut ring = filled(0, 3);
+        ring.expire(at(101), RTO);
+        assert_eq!(due(&mut ring, at(101)), [(0, Cause::Timeout), (1, Cause::Timeout)]);
+        // The ACK of sn 1's first transmission, not of the one just sent.
+        assert_eq!(ring.on_ack(Seq::new(1), 1001), AckOutcome::Acked { sent_at: None });
+        assert_eq!(ring.detect_losses(1, 0), 0);
+    }
+
+    #[test]
+    fn deadlines_are_exact() {
+        let mut ring = filled(0, 3);
+        assert_eq!(ring.next_deadline(RTO), Some(at(100)));
+        assert_eq!(ring.expire(Timestamp::from_micros(99_999), RTO), 0);
+        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(due(&mut ring, at(100)), [(0, Cause::Timeout)]);
+        // sn 1 is next, then sn 2, then the retransmission with its RTO doubled.
+        assert_eq!(ring.next_deadline(RTO), Some(at(101)));
+        ring.on_ack(Seq::new(1), 1001);
+        assert_eq!(ring.next_deadline(RTO), Some(at(102)));
+        ring.on_ack(Seq::new(2), 1002);
+        assert_eq!(ring.next_deadline(RTO), Some(at(300)));
+        assert_eq!(ring.expire(at(300), RTO), 1);
+        assert_eq!(due(&mut ring, at(300)), [(0, Cause::Timeout)]);
+        assert_eq!(ring.next_deadline(RTO), Some(at(700)));
+        ring.on_una(Seq::new(3));
+        assert_eq!(ring.next_deadline(RTO), None);
+        assert!(ring.is_empty());
+    }
+
+    #[test]
+    fn acks_and_una() {
+        let mut ring = filled(10, 4);
+        assert_eq!(ring.on_ack(Seq::new(14), 0), AckOutcome::NeverSent);
+        assert_eq!(ring.on_ack(Seq::new(9), 0), AckOutcome::Known);
+        assert_eq!(ring.on_ack(Seq::new(12), 1002), AckOutcome::Acked { sent_at: Some(at(2)) });
+        assert_eq!(ring.on_ack(Seq::new(12), 1002), AckOutcome::Known);
+        assert_eq!(ring.on_una(Seq::new(13)), (3, 20), "12 was counted by its ACK");
+        assert_eq!((ring.una().value(), ring.nxt().value(), ring.len()), (13, 14, 1));
+        assert_eq!(ring.on_una(Seq::new(11)), (0, 0), "an old una changes nothing");
+    }
+
+    /// Random operations against a plain map that scans everything.
+    #[test]
+    fn same_as_a_naive_oracle() {
+        struct Naive {
+            xmit: u32,
+            acked: bool,
+            due: bool,
+            order: u64,
+            deadline: Option<Timestamp>,
+            sent: Timestamp,
+        }
+        for seed in 0..200u64 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let start = 0u32.wrapping_sub(50);
+            let mut ring = Inflight::new(Seq::new(start));
+            let mut naive: BTreeMap<u64, Naive> = BTreeMap::new();
+            let (mut next, mut una, mut order, mut now) = (0u64, 0u64, 0u64, 0u64);
+            let mut arrived: Option<u64> = None;
+            let wire = |n: u64| Seq::new(start.wrapping_add(n as u32));
+            for step in 0..600 {
+                now += rng.below(30);
+                match rng.below(5) {
+                    0 | 1 => {
+                        ring.push(0, Bytes::new(), order as u32, at(now));
+                        let new =
+                            Naive { xmit: 1, acked: false, due: false, order, deadline: None, sent: at(now) };
+                        naive.insert(next, new);
+                        next += 1;
+                        order += 1;
+                    }
+                    2 if next > una => {
+                        let n = una + rng.below(next - una);
+                        let slot = naive.get_mut(&n).unwrap();
+                        let echo = slot.order as u32;
+                        let outcome = ring.on_ack(wire(n), echo);
+                        if slot.acked {
+                            assert_eq!(outcome, AckOutcome::Known);
+                        } else {
+                            assert_eq!(outcome, AckOutcome::Acked { sent_at: Some(slot.sent) });
+                            slot.acked = true;
+                            arrived = arrived.max(Some(slot.order));
+                        }
+                    }
+                    3 if next > una => {
+                        let to = una + rng.below((next - una).min(4) + 1);
+                        for n in una..to {
+                            let slot = naive.remove(&n).unwrap();
+                            if !slot.acked && slot.xmit == 1 {
+                                arrived = arrived.max(Some(slot.order));
+                            }
+                        }
+                        una = to;
+                        ring.on_una(wire(to));
+                    }
+                    _ => {}
+                }
+                let mut expected: Vec<u64> = Vec::new();
+                for (n, slot) in &mut naive {
+                    let lost = arrived.is_some_and(|a| slot.order + 2 <= a);
+                    if !slot.acked && !slot.due && lost {
+                        slot.due = true;
+                        expected.push(*n);
+                    }
+                }
+                assert_eq!(ring.detect_losses(2, 0) as usize, expected.len(), "seed {seed} step {step}");
+                let deadline = |slot: &Naive| slot.deadline.unwrap_or(slot.sent.plus_micros(RTO));
+                let waiting = |slot: &&Naive| !slot.acked && !slot.due;
+                let earliest = naive.values().filter(waiting).map(deadline).min();
+                assert_eq!(ring.next_deadline(RTO), earliest, "seed {seed} step {step}");
+                let mut timeouts = 0;
+                for slot in naive.values_mut() {
+                    if !slot.acked && !slot.due && deadline(slot) <= at(now) {
+                        slot.due = true;
+                        timeouts += 1;
+                    }
+                }
+                assert_eq!(ring.expire(at(now), RTO), timeouts);
+                while let Some((sn, _, slot)) = ring.peek_due() {
+                    let n = una + sn.offset_from(wire(una)).unwrap() as u64;
+                    let model = naive.get_mut(&n).unwrap();
+                    assert!(model.due && !model.acked);
+                    assert_eq!(model.xmit, slot.xmit);
+                    ring.resent(order as u32, at(now), RTO, |rto| rto);
+                    model.due = false;
+                    model.xmit += 1;
+                    model.order = order;
+                    model.sent = at(now);
+                    model.deadline = Some(at(now).plus_micros(RTO));
+                    order += 1;
+                }
+                assert!(naive.values().all(|slot| !slot.due || slot.acked));
+            }
+        }
+    }
+}

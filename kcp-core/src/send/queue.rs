@@ -1,0 +1,220 @@
+//! Accepted bytes that have no sequence number yet; they are cut when the window admits them.
+
+use alloc::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+/// A piece cut for one segment.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) frg: u8,
+    pub(crate) data: Bytes,
+}
+
+/// Chunks that bulk writes are gathered in. Segments are slices of them, so this is also the granularity in which
+/// memory returns.
+const CHUNK: usize = 64 * 1024;
+
+/// Bytes or messages accepted from the application, in order.
+///
+/// Stream mode gathers writes into chunks and cuts segments off their front without copying; only at a chunk's end
+/// are two pieces joined. (`ikcp_send` re-copies the tail segment at every small write.)
+#[derive(Debug, Default)]
+pub(crate) struct SendQueue {
+    /// Whole messages, or complete chunks of the stream.
+    chunks: VecDeque<Bytes>,
+    /// Stream mode: the chunk being filled, after all of `chunks`.
+    tail: BytesMut,
+    /// Message mode: the rest of a message whose first fragment has been taken; before all of `chunks`.
+    fragments: VecDeque<Piece>,
+    /// Payload bytes in all three.
+    bytes: usize,
+}
+
+impl SendQueue {
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        // Not `bytes == 0`: an empty message is something to send.
+        self.chunks.is_empty() && self.tail.is_empty() && self.fragments.is_empty()
+    }
+
+    /// Segments that the queue would take at this mss.
+    pub(crate) fn segments(&self, stream: bool, mss: usize) -> usize {
+        if stream {
+            self.bytes.div_ceil(mss.max(1))
+        } else {
+            let whole = self.chunks.iter().map(|chunk| fragments_of(chunk.len(), mss));
+            whole.sum::<usize>().saturating_add(self.fragments.len())
+        }
+    }
+
+    /// Messages or chunks held: empty messages have no bytes, so memory is bounded by this as well.
+    pub(crate) fn entries(&self) -> usize {
+        self.chunks.len().saturating_add(self.fragments.len())
+    }
+
+    /// Payload length of the next segment that [`take`](Self::take) would cut.
+    pub(crate) fn next_len(&self, stream: bool, mss: usize) -> Option<usize> {
+        if stream {
+            return (self.bytes > 0).then(|| self.bytes.min(mss));
+        }
+        match self.fragments.front() {
+            Some(piece) => Some(piece.data.len()),
+            None => self.chunks.front().map(|message| message.len().min(mss)),
+        }
+    }
+
+    /// Appends to the stream.
+    pub(crate) fn push_bytes(&mut self, mut buf: &[u8], mss: usize) {
+        self.bytes = self.bytes.saturating_add(buf.len());
+        if self.is_small_and_alone(buf.len(), mss) {
+            self.chunks.push_back(Bytes::copy_from_slice(buf));
+            return;
+        }
+        while !buf.is_empty() {
+            let room = self.tail.capacity().saturating_sub(self.tail.len());
+            if room == 0 {
+                if !self.tail.is_empty() {
+                    self.chunks.push_back(core::mem::take(&mut self.tail).freeze());
+                }
+                let full = mss.max(1).saturating_mul((CHUNK / mss.max(1)).max(1));
+                let capacity = buf.len().div_ceil(mss.max(1)).saturating_mul(mss.max(1)).min(full);
+                self.tail = BytesMut::with_capacity(capacity);
+                continue;
+            }
+            let (now, later) = buf.split_at(room.min(buf.len()));
+            self.tail.extend_from_slice(now);
+            buf = later;
+        }
+    }
+
+    /// An interactive write with nothing queued leaves at once: an exact copy is all it needs.
+    fn is_small_and_alone(&self, len: usize, mss: usize) -> bool {
+        len > 0 && len <= mss / 2 && self.is_empty() && self.tail.capacity() == 0
+    }
+
+    /// Appends a message, possibly empty.
+    pub(crate) fn push_message(&mut self, msg: Bytes) {
+        self.bytes = self.bytes.saturating_add(msg.len());
+        self.chunks.push_back(msg);
+    }
+
+    /// Cuts the next segment's payload.
+    pub(crate) fn take(&mut self, stream: bool, mss: usize) -> Option<Piece> {
+        let piece = if stream { self.take_stream(mss) } else { self.take_fragment(mss) }?;
+        self.bytes = self.bytes.saturating_sub(piece.data.len());
+        if self.tail.is_empty() {
+            // Chunks belong to the segments cut from them; an idle session keeps none.
+            self.tail = BytesMut::new();
+        }
+        Some(piece)
+    }
+
+    fn take_stream(&mut self, mss: usize) -> Option<Piece> {
+        let Some(front) = self.chunks.front_mut() else {
+            let len = self.tail.len().min(mss);
+            return (len > 0).then(|| Piece { frg: 0, data: self.tail.split_to(len).freeze() });
+        };
+        if front.len() > mss {
+            return Some(Piece { frg: 0, data: front.split_to(mss) });
+        }
+        let first = self.chunks.pop_front()?;
+        if first.len() == mss || (self.chunks.is_empty() && self.tail.is_empty()) {
+            return Some(Piece { frg: 0, data: first });
+        }
+        // A chunk's end: fill the segment from what follows.
+        let mut joined = BytesMut::with_capacity(mss);
+        joined.extend_from_slice(&first);
+        while joined.len() < mss {
+            let want = mss.saturating_sub(joined.len());
+            match self.chunks.front_mut() {
+                Some(next) if next.len() > want => joined.extend_from_slice(&next.split_to(want)),
+                Some(_) => joined.extend_from_slice(&self.chunks.pop_front().unwrap_or_default()),
+                None if self.tail.is_empty() => break,
+                None => joined.extend_from_slice(&self.tail.split_to(want.min(self.tail.len()))),
+            }
+        }
+        Some(Piece { frg: 0, data: joined.freeze() })
+    }
+
+    fn take_fragment(&mut self, mss: usize) -> Option<Piece> {
+        if let Some(piece) = self.fragments.pop_front() {
+            return Some(piece);
+        }
+        let mut rest = self.chunks.pop_front()?;
+        // All fragments are cut at once: their numbers count down from the first, so a later change of the mtu must
+        // not change how many there are. Admission has checked that the count fits `frg`.
+        let count = fragments_of(rest.len(), mss);
+        for left in (0..count).rev() {
+            let data = rest.split_to(rest.len().min(mss));
+            self.fragments.push_back(Piece { frg: u8::try_from(left).unwrap_or(u8::MAX), data });
+        }
+        self.fragments.pop_front()
+    }
+}
+
+/// Fragments of a message of `len` bytes; an empty message takes one.
+pub(crate) fn fragments_of(len: usize, mss: usize) -> usize {
+    len.div_ceil(mss.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn drain(queue: &mut SendQueue, stream: bool, mss: usize) -> Vec<(u8, Vec<u8>)> {
+        core::iter::from_fn(|| queue.take(stream, mss)).map(|p| (p.frg, p.data.to_vec())).collect()
+    }
+
+    #[test]
+    fn stream_is_cut_full_whatever_the_writes() {
+        let mss = 100;
+        for write in [1usize, 7, 49, 51, 100, 101, 250, 70_000] {
+            let data: Vec<u8> = (0..150_000u32).map(|i| (i % 251) as u8).collect();
+            let mut queue = SendQueue::default();
+            for chunk in data.chunks(write) {
+                queue.push_bytes(chunk, mss);
+            }
+            assert_eq!(queue.bytes(), data.len());
+            assert_eq!(queue.segments(true, mss), 1500);
+            let pieces = drain(&mut queue, true, mss);
+            assert!(pieces.iter().all(|(frg, p)| *frg == 0 && p.len() == mss), "write {write}");
+            assert_eq!(pieces.into_iter().flat_map(|(_, p)| p).collect::<Vec<_>>(), data);
+            assert!(queue.is_empty() && queue.bytes() == 0 && queue.tail.capacity() == 0);
+        }
+    }
+
+    #[test]
+    fn interleaved_writes_and_cuts_keep_the_order() {
+        let mut queue = SendQueue::default();
+        let (mut sent, mut got) = (Vec::new(), Vec::new());
+        for i in 0..2000usize {
+            let data = vec![i as u8; i * 37 % 301];
+            sent.extend_from_slice(&data);
+            queue.push_bytes(&data, 90);
+            if i % 3 == 0 {
+                got.extend(queue.take(true, 90).map(|p| p.data.to_vec()).unwrap_or_default());
+            }
+        }
+        got.extend(drain(&mut queue, true, 90).into_iter().flat_map(|(_, p)| p));
+        assert_eq!(sent, got);
+    }
+
+    #[test]
+    fn messages_count_down_and_keep_their_count_when_the_mss_changes() {
+        let mut queue = SendQueue::default();
+        queue.push_message(Bytes::from(vec![1; 250]));
+        queue.push_message(Bytes::new());
+        assert_eq!(queue.segments(false, 100), 4);
+        let first = queue.take(false, 100).unwrap();
+        assert_eq!((first.frg, first.data.len()), (2, 100));
+        let rest = drain(&mut queue, false, 30);
+        assert_eq!(rest.iter().map(|(f, p)| (*f, p.len())).collect::<Vec<_>>(), [(1, 100), (0, 50), (0, 0)]);
+        assert!(queue.is_empty());
+    }
+}

@@ -1,0 +1,113 @@
+//! Opening, liveness and the limits that end a session.
+
+use core::time::Duration;
+
+use crate::config::SessionConfig;
+use crate::engine::Engine;
+use crate::error::CloseReason;
+use crate::time::{Timestamp, saturating_micros};
+
+/// First wait for an answer to the opening probe, then 1.5 times as long each, at most 2 s.
+const FIRST_WAIT: u64 = 200_000;
+const MAX_WAIT: u64 = 2_000_000;
+
+/// The active side before the peer's first answer.
+#[derive(Debug)]
+pub(super) struct Opening {
+    next_probe: Timestamp,
+    wait: u64,
+    deadline: Timestamp,
+}
+
+impl Opening {
+    pub(super) fn new(now: Timestamp, timeout: Duration) -> Self {
+        Self { next_probe: now, wait: FIRST_WAIT, deadline: now + timeout }
+    }
+
+    pub(super) fn expired(&self, now: Timestamp) -> Option<CloseReason> {
+        (self.deadline <= now).then_some(CloseReason::ConnectTimeout)
+    }
+
+    /// True when a probe is to be sent now; it is taken for sent.
+    pub(super) fn probe_due(&mut self, now: Timestamp) -> bool {
+        if self.next_probe > now {
+            return false;
+        }
+        self.next_probe = now.plus_micros(self.wait);
+        self.wait = (self.wait.saturating_mul(3) / 2).min(MAX_WAIT);
+        true
+    }
+
+    pub(super) fn next(&self) -> Timestamp {
+        self.next_probe.min(self.deadline)
+    }
+}
+
+/// When the peer was last heard, and when to ask it for a sign of life.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    last_heard: Timestamp,
+    /// None: no keepalive.
+    next_keepalive: Option<Timestamp>,
+    /// Microseconds between keepalives, jittered per session so that many sessions opened at once do not ask at once.
+    period: u64,
+    /// `Drained` has been told.
+    pub(super) drained: bool,
+}
+
+impl Liveness {
+    pub(super) fn new(config: &SessionConfig, jitter: u32, now: Timestamp) -> Self {
+        let period = config.keepalive.map_or(0, saturating_micros);
+        // 90 % to 100 % of the configured period.
+        let jitter = u64::from(jitter).saturating_mul(period / 10) >> 32;
+        let period = period.saturating_sub(jitter);
+        let next_keepalive = config.keepalive.map(|_| now.plus_micros(period));
+        Self { last_heard: now, next_keepalive, period, drained: false }
+    }
+
+    pub(super) fn heard(&mut self, now: Timestamp) {
+        self.last_heard = now;
+        self.schedule(now);
+    }
+
+    fn schedule(&mut self, now: Timestamp) {
+        if let Some(next) = &mut self.next_keepalive {
+            *next = now.plus_micros(self.period);
+        }
+    }
+
+    /// True when the peer is to be asked now; it is taken for asked.
+    pub(super) fn keepalive_due(&mut self, now: Timestamp) -> bool {
+        let due = self.next_keepalive.is_some_and(|next| next <= now);
+        if due {
+            self.schedule(now);
+        }
+        due
+    }
+
+    /// The limits, each with the time at which it is reached.
+    fn limits(
+        &self,
+        config: &SessionConfig,
+        engine: &Engine,
+    ) -> impl Iterator<Item = (Timestamp, CloseReason)> + use<> {
+        let limit = |since: Option<Timestamp>, after: Option<Duration>, reason| {
+            since.zip(after).map(|(since, after)| (since + after, reason))
+        };
+        [
+            limit(Some(self.last_heard), config.idle_timeout, CloseReason::IdleTimeout),
+            limit(engine.stalled_since(), config.user_timeout, CloseReason::UserTimeout),
+            limit(engine.window_closed_since(), config.zero_window_timeout, CloseReason::ZeroWindowTimeout),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    pub(super) fn expired(&self, config: &SessionConfig, engine: &Engine, now: Timestamp) -> Option<CloseReason> {
+        self.limits(config, engine).find(|&(at, _)| at <= now).map(|(_, reason)| reason)
+    }
+
+    pub(super) fn next(&self, config: &SessionConfig, engine: &Engine) -> Option<Timestamp> {
+        self.limits(config, engine).map(|(at, _)| at).chain(self.next_keepalive).min()
+    }
+}

@@ -1,0 +1,427 @@
+//! A session: the engine plus its beginning, its liveness and its end.
+
+mod lifecycle;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::SessionConfig;
+use crate::congestion::Controller;
+use crate::engine::{Engine, Params};
+use crate::error::{CloseReason, InputError, ReadError, SendError, WriteError};
+use crate::stats::Stats;
+use crate::time::Timestamp;
+use crate::wire::datagram::{Framing, Transmit};
+use lifecycle::{Liveness, Opening};
+
+/// Something the application or the driver wants to know.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A [`Session::connect`] was answered.
+    Connected,
+    /// A read that found nothing would find something now.
+    Readable,
+    /// A write that was blocked would take something now.
+    Writable,
+    /// After [`Session::shutdown`]: everything written has been acknowledged by the peer.
+    Drained,
+    /// The session has ended; nothing more will be transmitted. What arrived in order before can still be read.
+    Closed(CloseReason),
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits for the first valid segment of the peer.
+    Opening(Opening),
+    Open,
+    Closed(CloseReason),
+}
+
+/// Events that wait for [`Session::poll_event`].
+#[derive(Copy, Clone, Debug, Default)]
+struct Pending {
+    connected: bool,
+    readable: bool,
+    writable: bool,
+    drained: bool,
+    closed: bool,
+}
+
+/// One KCP conversation as a state machine without IO.
+///
+/// Time is an argument of every call, nothing is spawned and nothing calls back. **After any number of inputs and
+/// application calls: [`poll_transmit`](Self::poll_transmit) until `None`, [`poll_event`](Self::poll_event) until
+/// `None`, then wait for [`poll_timeout`](Self::poll_timeout), a datagram or the application.** Draining once per batch
+/// is what makes one flush per batch; forgetting it delays and never corrupts. No call panics.
+///
+/// ```
+/// use std::sync::Arc;
+/// use kcp_core::{Event, Framing, Session, SessionConfig, Timestamp};
+///
+/// let config = Arc::new(SessionConfig::turbo());
+/// let now = Timestamp::ZERO;
+/// let mut client = Session::established(7, config.clone(), 1, now);
+/// let mut server = Session::established(7, config, 2, now);
+///
+/// client.write(now, b"hello")?;
+/// let mut datagrams = Vec::new();
+/// while client.poll_transmit(now, Framing::default(), &mut datagrams).is_some() {}
+/// server.handle_datagram(now, &datagrams)?;
+///
+/// assert_eq!(server.poll_event(), Some(Event::Readable));
+/// let mut buf = [0; 16];
+/// let n = server.read(now, &mut buf)?;
+/// assert_eq!(&buf[..n], b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    engine: Engine,
+    config: Arc<SessionConfig>,
+    state: State,
+    liveness: Liveness,
+    /// No more writes are taken.
+    shutdown: bool,
+    /// A write was refused for lack of room since the last `Writable`.
+    write_blocked: bool,
+    pending: Pending,
+}
+
+impl Session {
+    /// Opens actively: probes with `WASK`, which every KCP peer answers and from which listeners open a session, until
+    /// anything valid comes back ([`Event::Connected`]) or the connect timeout ends it. Data may be written at once; it
+    /// leaves after the answer.
+    ///
+    /// `conv` must be random and not 0; `seed` gives the timestamp offset and the jitter, from a secure source where
+    /// strangers can reach the socket.
+    #[must_use]
+    pub fn connect(conv: u32, config: Arc<SessionConfig>, seed: u64, now: Timestamp) -> Self {
+        let opening = Opening::new(now, config.connect_timeout);
+        Self::new(conv, config, seed, now, State::Opening(opening))
+    }
+
+    /// Opens without asking: the passive side, or an active side whose peer answers no probes.
+    #[must_use]
+    pub fn established(conv: u32, config: Arc<SessionConfig>, seed: u64, now: Timestamp) -> Self {
+        Self::new(conv, config, seed, now, State::Open)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "splits the seed into its halves")]
+    fn new(conv: u32, config: Arc<SessionConfig>, seed: u64, now: Timestamp, state: State) -> Self {
+        let engine = Engine::new(conv, Params::new(&config), config.nodelay.nc, seed as u32, now);
+        let liveness = Liveness::new(&config, (seed >> 32) as u32, now);
+        Self {
+            engine,
+            config,
+            state,
+            liveness,
+            shutdown: false,
+            write_blocked: false,
+            pending: Pending::default(),
+        }
+    }
+
+    /// Replaces the congestion controller; to be called before anything is sent.
+    pub fn set_controller(&mut self, controller: alloc::boxed::Box<dyn Controller>) {
+        self.engine.set_controller(controller);
+    }
+
+    // ---- in ----
+
+    /// Applies a datagram that came from this session's peer. What is kept of it is copied.
+    ///
+    /// # Errors
+    /// [`InputError`] when it was refused: nothing of it was applied then, and a counter says why. (A message whose
+    /// fragment numbers are broken also ends the session.)
+    pub fn handle_datagram(&mut self, now: Timestamp, datagram: &[u8]) -> Result<(), InputError> {
+        if let State::Closed(reason) = self.state {
+            return Err(InputError::Closed(reason));
+        }
+        let heard = self.engine.input(now, datagram)?;
+        if self.engine.is_broken() {
+            self.close(CloseReason::ProtocolError);
+            return Err(InputError::BrokenMessage);
+        }
+        if heard.alive {
+            self.liveness.heard(now);
+            if matches!(self.state, State::Opening(_)) {
+                self.state = State::Open;
+                self.pending.connected = true;
+            }
+        }
+        self.pending.readable |= heard.readable;
+        if heard.acked {
+            self.note_progress();
+        }
+        Ok(())
+    }
+
+    /// Time has passed: ends the session where a limit is reached, and asks a quiet peer for a sign of life. To be
+    /// called at [`poll_timeout`](Self::poll_timeout); any other time does no harm.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        let expired = match &self.state {
+            State::Closed(_) => None,
+            State::Opening(opening) => opening.expired(now),
+            State::Open => self.liveness.expired(&self.config, &self.engine, now),
+        };
+        if let Some(reason) = expired {
+            self.close(reason);
+        } else if matches!(self.state, State::Open) && self.liveness.keepalive_due(now) {
+            self.engine.ask_window();
+        }
+    }
+
+    // ---- application ----
+
+    /// Takes bytes to send: at least one, unless `buf` is empty, and as many as the send buffer has room for. In
+    /// message mode `buf` is one message, taken whole or not at all.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing was kept then.
+    pub fn write(&mut self, now: Timestamp, buf: &[u8]) -> Result<usize, WriteError> {
+        if !self.config.stream {
+            self.check_writable()?;
+            // Not copied before it is known to be taken.
+            self.engine.check_message(buf.len())?;
+            return self.send_msg(now, Bytes::copy_from_slice(buf)).map(|()| buf.len());
+        }
+        self.check_writable()?;
+        let taken = self.engine.write(now, buf);
+        self.note_blocked(taken.as_ref().err());
+        taken
+    }
+
+    /// Takes a message to send: all of it or nothing. In stream mode its bytes are appended to the stream. In message
+    /// mode it may be empty, and has at most 127 fragments of mtu - 24 bytes.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing was kept then.
+    pub fn send_msg(&mut self, now: Timestamp, msg: Bytes) -> Result<(), SendError> {
+        self.check_writable()?;
+        let sent = self.engine.send_msg(now, msg);
+        self.note_blocked(sent.as_ref().err());
+        sent
+    }
+
+    /// Copies received bytes to `buf`. In message mode not past the end of a message; a message longer than `buf` is
+    /// continued by the next read, and empty messages are skipped.
+    ///
+    /// Reading makes room, so there may be something to transmit afterwards.
+    ///
+    /// # Errors
+    /// [`ReadError::Empty`] when nothing has arrived; [`ReadError::Closed`] when nothing will.
+    pub fn read(&mut self, now: Timestamp, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let n = self.engine.read(now, buf);
+        if n > 0 || (buf.is_empty() && self.engine.is_readable()) { Ok(n) } else { Err(self.nothing_to_read()) }
+    }
+
+    /// Takes one whole message; in stream mode the next chunk of bytes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn recv_msg(&mut self, now: Timestamp) -> Result<Bytes, ReadError> {
+        self.engine.pop_message(now).ok_or_else(|| self.nothing_to_read())
+    }
+
+    /// Length of what [`recv_msg`](Self::recv_msg) would return.
+    #[must_use]
+    pub fn peek_len(&self) -> Option<usize> {
+        self.engine.peek_len()
+    }
+
+    /// Lets data go that `write_delay` holds back.
+    pub fn flush(&mut self) {
+        self.engine.release_held();
+    }
+
+    /// Takes no more writes; [`Event::Drained`] tells when everything written is acknowledged. Reading goes on.
+    pub fn shutdown(&mut self) {
+        if !self.shutdown && !self.is_closed() {
+            self.shutdown = true;
+            self.engine.release_held();
+            self.note_progress();
+        }
+    }
+
+    /// Ends the session at once, without telling the peer: plain KCP has no way to. What was not read or not
+    /// acknowledged is lost.
+    pub fn abort(&mut self) {
+        if !self.is_closed() {
+            self.close(CloseReason::Aborted);
+            self.engine.forget(true);
+        }
+    }
+
+    /// The reader is gone: what arrives is acknowledged and thrown away, so that the peer's window stays open while
+    /// our own last bytes are delivered.
+    pub fn discard_input(&mut self, now: Timestamp) {
+        self.engine.discard_input(now);
+    }
+
+    // ---- out ----
+
+    /// Appends one run of datagrams to `buf`; `None` when nothing is due (now).
+    pub fn poll_transmit(&mut self, now: Timestamp, framing: Framing, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let run = match &mut self.state {
+            State::Closed(_) => return None,
+            State::Opening(opening) => {
+                return opening.probe_due(now).then(|| self.engine.write_opening_probe(now, buf));
+            }
+            State::Open => self.engine.transmit(now, framing, false, buf),
+        };
+        if self.engine.is_dead() {
+            self.close(CloseReason::DeadLink);
+        }
+        self.note_progress();
+        run
+    }
+
+    /// The next event, each at most once.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let pending = &mut self.pending;
+        for (flag, event) in [
+            (&mut pending.connected, Event::Connected),
+            (&mut pending.readable, Event::Readable),
+            (&mut pending.writable, Event::Writable),
+            (&mut pending.drained, Event::Drained),
+        ] {
+            if core::mem::take(flag) {
+                return Some(event);
+            }
+        }
+        match self.state {
+            State::Closed(reason) if core::mem::take(&mut self.pending.closed) => Some(Event::Closed(reason)),
+            _ => None,
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_transmit`](Self::poll_transmit) next, if nothing
+    /// else happens before; in the past if something is due already. `None`: nothing is pending, wait for input.
+    pub fn poll_timeout(&mut self) -> Option<Timestamp> {
+        let deadlines = match &self.state {
+            State::Closed(_) => return None,
+            State::Opening(opening) => return Some(opening.next()),
+            State::Open => [self.engine.deadline(), self.liveness.next(&self.config, &self.engine)],
+        };
+        deadlines.into_iter().flatten().min()
+    }
+
+    // ---- state ----
+
+    /// The conversation id.
+    #[must_use]
+    pub const fn conv(&self) -> u32 {
+        self.engine.conv()
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+
+    /// The parameters.
+    #[must_use]
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// Whether a [`connect`](Self::connect) still waits for its answer.
+    #[must_use]
+    pub const fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Opening(_))
+    }
+
+    /// Whether the session has ended.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
+    /// Why it has ended, if it has.
+    #[must_use]
+    pub const fn close_reason(&self) -> Option<CloseReason> {
+        match self.state {
+            State::Closed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether a read would return something (or, in message mode, skip an empty message).
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.engine.is_readable()
+    }
+
+    /// Whether a write would take something.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        !self.shutdown && !self.is_closed() && self.engine.is_writable()
+    }
+
+    /// Whether everything written has been acknowledged.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.engine.is_drained()
+    }
+
+    /// Whether [`shutdown`](Self::shutdown) was called.
+    #[must_use]
+    pub const fn is_shutdown(&self) -> bool {
+        self.shutdown
+    }
+
+    /// Smoothed round-trip time, after the first sample.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        self.engine.srtt().map(Duration::from_micros)
+    }
+
+    // ---- inside ----
+
+    fn check_writable(&self) -> Result<(), WriteError> {
+        match self.state {
+            State::Closed(reason) => Err(WriteError::Closed(reason)),
+            _ if self.shutdown => Err(WriteError::Shutdown),
+            _ => Ok(()),
+        }
+    }
+
+    fn nothing_to_read(&self) -> ReadError {
+        self.close_reason().map_or(ReadError::Empty, ReadError::Closed)
+    }
+
+    fn note_blocked(&mut self, error: Option<&WriteError>) {
+        self.write_blocked |= matches!(error, Some(WriteError::Blocked));
+    }
+
+    /// Sending may have made room, an acknowledgement may have been the last one.
+    fn note_progress(&mut self) {
+        if self.write_blocked && self.engine.is_writable() {
+            self.write_blocked = false;
+            self.pending.writable = true;
+        }
+        if self.shutdown && !self.liveness.drained && self.engine.is_drained() {
+            self.liveness.drained = true;
+            self.pending.drained = true;
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.state = State::Closed(reason);
+        self.pending.closed = true;
+        // Blocked readers and writers have to learn of it.
+        self.pending.readable = true;
+        self.pending.writable = true;
+        self.engine.forget(false);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
+        self.engine.set_initial_sn(snd, rcv);
+    }
+}

@@ -1,0 +1,77 @@
+//! Counters and gauges of one session.
+
+use core::time::Duration;
+
+/// A snapshot of one session: counters since it began, and gauges as they stand.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Datagrams handed out for sending.
+    pub datagrams_sent: u64,
+    /// Bytes of those datagrams (KCP headers included, UDP and IP headers not).
+    pub bytes_sent: u64,
+    /// Datagrams accepted.
+    pub datagrams_received: u64,
+    /// Bytes of those datagrams.
+    pub bytes_received: u64,
+    /// Data segments sent for the first time.
+    pub segments_sent: u64,
+    /// Payload bytes of data segments sent for the first time.
+    pub payload_sent: u64,
+    /// Data segments sent again, for whatever reason.
+    pub retransmits: u64,
+    /// Of those: because later segments were acknowledged first.
+    pub fast_retransmits: u64,
+    /// Of those: because no acknowledgement came within the RTO.
+    pub timeout_retransmits: u64,
+    /// ACK segments sent.
+    pub acks_sent: u64,
+    /// ACK segments not sent because `una` covers them.
+    pub acks_elided: u64,
+    /// Data segments received, duplicates included.
+    pub segments_received: u64,
+    /// Payload bytes delivered in order to the read queue.
+    pub payload_received: u64,
+    /// Data segments received a second time.
+    pub duplicates: u64,
+    /// Data segments refused because they lie beyond the receive window or the receive buffer.
+    pub beyond_window: u64,
+    /// Zero-length data segments skipped in stream mode.
+    pub empty_segments: u64,
+    /// Window probes sent (`WASK`).
+    pub probes_sent: u64,
+    /// Window announcements sent (`WINS`).
+    pub announcements_sent: u64,
+    /// Datagrams refused: shorter than a header.
+    pub rejected_short: u64,
+    /// Datagrams refused: other conversation.
+    pub rejected_conv: u64,
+    /// Datagrams refused: a length beyond the datagram's end.
+    pub rejected_truncated: u64,
+    /// Datagrams refused: unknown command.
+    pub rejected_command: u64,
+    /// Datagrams refused: `una` beyond what was sent.
+    pub rejected_una: u64,
+    /// Datagrams refused: more fragments than the window holds, or fragments that do not count down.
+    pub rejected_fragment: u64,
+    /// ACK segments ignored: for a segment that was never sent.
+    pub ignored_acks: u64,
+    /// ACK segments whose `ts` is not that of any transmission on record: they give no RTT sample.
+    pub mismatched_echoes: u64,
+    /// Smoothed round-trip time, if there was a sample.
+    pub srtt: Option<Duration>,
+    /// Round-trip time variation.
+    pub rttvar: Duration,
+    /// Retransmission timeout of a segment sent now.
+    pub rto: Duration,
+    /// Congestion window in segments (`u32::MAX`: no congestion control).
+    pub cwnd: u32,
+    /// Peer's receive window in segments, as last heard.
+    pub peer_window: u32,
+    /// Segments sent and not yet covered by `una`.
+    pub in_flight: u32,
+    /// Bytes accepted from the application and not yet sent.
+    pub unsent_bytes: u64,
+    /// Bytes received in order and not yet read.
+    pub unread_bytes: u64,
+}

@@ -1,0 +1,110 @@
+//! Time as the caller tells it: microseconds inside, wrapping u32 milliseconds on the wire.
+
+use core::ops::{Add, AddAssign};
+use core::time::Duration;
+
+/// A point in time: microseconds since an epoch of the caller's choice.
+///
+/// The protocol never reads a clock; every call that depends on time takes a `Timestamp`. It must come from a
+/// monotonic source (tokio's `Instant`, never the wall clock). 64 bits of microseconds do not wrap in practice.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The epoch itself.
+    pub const ZERO: Self = Self(0);
+
+    /// A point `micros` microseconds after the epoch.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// A point `millis` milliseconds after the epoch (saturating).
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1000))
+    }
+
+    /// Microseconds since the epoch.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Whole milliseconds since the epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Time passed since `earlier`, zero if `earlier` is later than `self`.
+    #[must_use]
+    pub const fn saturating_since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) const fn plus_micros(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, rhs: Duration) -> Self {
+        self.plus_micros(saturating_micros(rhs))
+    }
+}
+
+impl AddAssign<Duration> for Timestamp {
+    fn add_assign(&mut self, rhs: Duration) {
+        *self = *self + rhs;
+    }
+}
+
+/// A duration in whole microseconds, `u64::MAX` where it does not fit.
+pub(crate) fn saturating_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Translates [`Timestamp`]s into the `ts` field of segments.
+///
+/// A peer echoes `ts` verbatim, so a random offset per session changes nothing for an honest peer, and makes an
+/// acknowledgement of something that we never sent hard to forge.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct WireClock {
+    offset: u32,
+}
+
+impl WireClock {
+    pub(crate) const fn new(offset: u32) -> Self {
+        Self { offset }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the wire carries the low 32 bits by definition")]
+    pub(crate) const fn stamp(self, now: Timestamp) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_stamp_wraps() {
+        let clock = WireClock::new(u32::MAX - 1);
+        assert_eq!(clock.stamp(Timestamp::from_millis(1)), u32::MAX);
+        assert_eq!(clock.stamp(Timestamp::from_millis(2)), 0);
+        assert_eq!(clock.stamp(Timestamp::from_millis((1 << 32) + 2)), 0);
+    }
+
+    #[test]
+    fn since_saturates() {
+        let (a, b) = (Timestamp::from_micros(5), Timestamp::from_micros(9));
+        assert_eq!(b.saturating_since(a), Duration::from_micros(4));
+        assert_eq!(a.saturating_since(b), Duration::ZERO);
+        assert_eq!(Timestamp::from_micros(u64::MAX) + Duration::MAX, Timestamp::from_micros(u64::MAX));
+    }
+}

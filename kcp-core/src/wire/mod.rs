@@ -1,0 +1,7 @@
+//! What stands on the wire: the 24-byte header and datagrams of several segments.
+
+pub(crate) mod datagram;
+pub(crate) mod header;
+
+pub use datagram::Segments;
+pub use header::{Command, HEADER_LEN, Header, HeaderError};
