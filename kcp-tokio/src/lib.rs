@@ -1,1 +1,46 @@
-//! KCP listeners, streams and endpoints for tokio.
+//! KCP streams and listeners for tokio: [`KcpStream::connect`] stands where `TcpStream::connect` stood.
+//!
+//! Speaks with every KCP implementation. One driver task per socket receives, runs all timers and tells sessions apart
+//! by (peer address, conv); readers and writers work on their session directly under its lock, and what a write makes
+//! due leaves from the writer's own task. Sessions have no task, channel, timer or buffer of their own.
+//!
+//! ```
+//! use kcp_tokio::{KcpListener, KcpStream};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let listener = KcpListener::bind("127.0.0.1:0").await?;
+//! let mut client = KcpStream::connect(listener.local_addr()?).await?;
+//! client.write_all(b"ping").await?;
+//!
+//! let (mut server, _peer) = listener.accept().await?;
+//! let mut buf = [0; 4];
+//! server.read_exact(&mut buf).await?;
+//! assert_eq!(&buf, b"ping");
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod connect;
+mod driver;
+mod endpoint;
+mod error;
+mod listener;
+mod registry;
+mod session;
+mod shard;
+mod socket;
+mod stats;
+mod stream;
+mod timers;
+
+pub use config::KcpConfig;
+pub use endpoint::KcpEndpoint;
+pub use error::KcpError;
+pub use kcp_core::{CloseReason, ConfigError, NoDelay, SessionConfig, Stats, WriteError};
+pub use listener::KcpListener;
+pub use socket::{DatagramSocket, Sink};
+pub use stats::EndpointStats;
+pub use stream::KcpStream;

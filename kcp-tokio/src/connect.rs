@@ -1,0 +1,37 @@
+//! Dialling from a socket of its own: each resolved address in turn, until one answers.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::{ToSocketAddrs, lookup_host};
+
+use crate::config::KcpConfig;
+use crate::endpoint::KcpEndpoint;
+use crate::socket::{UdpIo, bind};
+use crate::stream::KcpStream;
+
+pub(crate) async fn connect(addr: impl ToSocketAddrs, config: KcpConfig) -> io::Result<KcpStream> {
+    config.validate()?;
+    let mut last = None;
+    for peer in lookup_host(addr).await? {
+        match connect_one(peer, &config).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")))
+}
+
+async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStream> {
+    let any = match peer {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = bind(any)?;
+    // Connected: the kernel drops what others send, and tells when nothing listens at the peer.
+    socket.connect(peer).await?;
+    let socket = UdpIo::new(socket, config.socket_buffer)?;
+    let endpoint = KcpEndpoint::start(Arc::new(socket), config.clone(), false)?;
+    endpoint.connect(peer).await
+}

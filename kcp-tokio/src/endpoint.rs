@@ -1,0 +1,118 @@
+//! One socket that both dials and accepts.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::config::KcpConfig;
+use crate::driver::Driver;
+use crate::shard::Shard;
+use crate::socket::{DatagramSocket, UdpIo, bind};
+use crate::stats::EndpointStats;
+use crate::stream::KcpStream;
+
+/// One UDP socket with any number of sessions, dialled and accepted.
+///
+/// Dropping it stops accepting; streams go on, and the socket lives as long as they need it.
+///
+/// A server of another implementation that tells sessions apart by address alone sees one client in all sessions of an
+/// endpoint; towards those use [`KcpStream::connect`], which has a socket of its own.
+#[derive(Debug)]
+pub struct KcpEndpoint {
+    shard: Arc<Shard>,
+}
+
+impl KcpEndpoint {
+    /// Binds a socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of binding, and `InvalidInput` for a configuration out of range.
+    #[allow(clippy::unused_async, reason = "registering with the runtime is async by contract, as in tokio")]
+    pub async fn bind(addr: SocketAddr, config: KcpConfig) -> io::Result<Self> {
+        config.validate()?;
+        let socket = UdpIo::new(bind(addr)?, config.socket_buffer)?;
+        Self::from_socket(Arc::new(socket), config)
+    }
+
+    /// Takes any datagram transport. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration out of range.
+    pub fn from_socket(socket: Arc<dyn DatagramSocket>, config: KcpConfig) -> io::Result<Self> {
+        Self::start(socket, config, true)
+    }
+
+    pub(crate) fn start(socket: Arc<dyn DatagramSocket>, config: KcpConfig, accepting: bool) -> io::Result<Self> {
+        config.validate()?;
+        let shard = Shard::new(socket, config, accepting);
+        shard.add_handle();
+        Driver::spawn(shard.clone());
+        Ok(Self { shard })
+    }
+
+    /// Opens a session towards `peer`.
+    ///
+    /// # Errors
+    /// `TimedOut` when nobody answers within the connect timeout.
+    ///
+    /// # Cancel safety
+    /// Dropped before it completes, the attempt is abandoned.
+    pub async fn connect(&self, peer: SocketAddr) -> io::Result<KcpStream> {
+        let peer = self.reachable(peer)?;
+        let stream = KcpStream::new(self.shard.dial(peer)?);
+        stream.connected().await?;
+        Ok(stream)
+    }
+
+    /// An IPv6 socket knows IPv4 peers by their mapped address.
+    fn reachable(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
+        match (self.local_addr()?, peer) {
+            (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+                Ok(SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()))
+            }
+            _ => Ok(peer),
+        }
+    }
+
+    /// The next session that a peer opens, and the peer's address.
+    ///
+    /// # Errors
+    /// Only when the socket has failed for good: a peer's misbehaviour is never an error here.
+    ///
+    /// # Cancel safety
+    /// Safe: no session is lost.
+    pub async fn accept(&self) -> io::Result<(KcpStream, SocketAddr)> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// [`accept`](Self::accept) as a poll. Several tasks may poll; each is woken.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(KcpStream, SocketAddr)>> {
+        self.shard.poll_accept(cx).map_ok(|session| {
+            let peer = session.peer;
+            (KcpStream::new(session), peer)
+        })
+    }
+
+    /// The address of the socket.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.shard.socket.local_addr()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.shard.counters.snapshot(self.shard.registry.len())
+    }
+}
+
+impl Drop for KcpEndpoint {
+    fn drop(&mut self) {
+        self.shard.stop_accepting();
+        self.shard.drop_handle();
+    }
+}

@@ -1,0 +1,61 @@
+//! How a session's end becomes an [`io::Error`].
+//!
+//! | what happened | kind |
+//! |---|---|
+//! | idle, user, zero-window and connect timeouts, dead link | `TimedOut` |
+//! | the peer broke the protocol | `ConnectionReset` |
+//! | a closed port answered while connecting | `ConnectionRefused` |
+//! | aborted here, socket failed, runtime gone | `ConnectionAborted` |
+//! | write after shutdown | `BrokenPipe` |
+//! | message too long | `InvalidInput` |
+//!
+//! The source of each error is a [`KcpError`].
+
+use std::io;
+
+use kcp_core::{CloseReason, WriteError};
+
+/// The typed reason inside the [`io::Error`]s of this crate: `error.get_ref()`, downcast.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KcpError {
+    /// The session has ended.
+    #[error("{0}")]
+    Closed(CloseReason),
+    /// The peer's system answered that nothing listens there.
+    #[error("connection refused")]
+    Refused,
+    /// The socket failed for good, or the runtime that drove it is gone.
+    #[error("the socket's driver has ended")]
+    DriverGone,
+    /// The listener takes no more sessions.
+    #[error("listener closed")]
+    ListenerClosed,
+    /// The write was refused.
+    #[error("{0}")]
+    Write(WriteError),
+}
+
+impl KcpError {
+    fn kind(self) -> io::ErrorKind {
+        match self {
+            Self::Closed(CloseReason::Aborted) | Self::DriverGone | Self::ListenerClosed => {
+                io::ErrorKind::ConnectionAborted
+            }
+            Self::Closed(CloseReason::ProtocolError) => io::ErrorKind::ConnectionReset,
+            // Timeouts and the dead link: silence is an error, never EOF.
+            Self::Closed(_) => io::ErrorKind::TimedOut,
+            Self::Refused => io::ErrorKind::ConnectionRefused,
+            Self::Write(WriteError::Shutdown) => io::ErrorKind::BrokenPipe,
+            Self::Write(WriteError::Blocked) => io::ErrorKind::WouldBlock,
+            Self::Write(WriteError::Closed(reason)) => Self::Closed(reason).kind(),
+            Self::Write(_) => io::ErrorKind::InvalidInput,
+        }
+    }
+}
+
+impl From<KcpError> for io::Error {
+    fn from(error: KcpError) -> Self {
+        Self::new(error.kind(), error)
+    }
+}

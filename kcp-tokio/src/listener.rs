@@ -1,0 +1,94 @@
+//! What stands where `TcpListener` stood.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use tokio::net::{ToSocketAddrs, lookup_host};
+
+use crate::config::KcpConfig;
+use crate::endpoint::KcpEndpoint;
+use crate::stats::EndpointStats;
+use crate::stream::KcpStream;
+
+/// Accepts KCP sessions, of any implementation, on one UDP socket.
+///
+/// Dropping it stops accepting and nothing else: accepted streams go on.
+///
+/// ```no_run
+/// # async fn serve() -> std::io::Result<()> {
+/// let listener = kcp_tokio::KcpListener::bind("0.0.0.0:4000").await?;
+/// loop {
+///     let (mut stream, peer) = listener.accept().await?;
+///     tokio::spawn(async move {
+///         let (mut reader, mut writer) = tokio::io::split(stream);
+///         tokio::io::copy(&mut reader, &mut writer).await
+///     });
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct KcpListener {
+    endpoint: KcpEndpoint,
+}
+
+impl KcpListener {
+    /// Binds with the default configuration; of several addresses the first that works.
+    ///
+    /// # Errors
+    /// Those of resolving and binding.
+    pub async fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::bind_with(addr, KcpConfig::default()).await
+    }
+
+    /// Binds.
+    ///
+    /// # Errors
+    /// Those of resolving and binding, and `InvalidInput` for a configuration out of range.
+    pub async fn bind_with(addr: impl ToSocketAddrs, config: KcpConfig) -> io::Result<Self> {
+        let mut last = None;
+        for addr in lookup_host(addr).await? {
+            match KcpEndpoint::bind(addr, config.clone()).await {
+                Ok(endpoint) => return Ok(Self { endpoint }),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address to bind to")))
+    }
+
+    /// The next session that a peer opens, and the peer's address.
+    ///
+    /// # Errors
+    /// Only when the socket has failed for good.
+    ///
+    /// # Cancel safety
+    /// Safe: no session is lost.
+    pub async fn accept(&self) -> io::Result<(KcpStream, SocketAddr)> {
+        self.endpoint.accept().await
+    }
+
+    /// [`accept`](Self::accept) as a poll.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(KcpStream, SocketAddr)>> {
+        self.endpoint.poll_accept(cx)
+    }
+
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.endpoint.stats()
+    }
+}
+
+impl From<KcpEndpoint> for KcpListener {
+    fn from(endpoint: KcpEndpoint) -> Self {
+        Self { endpoint }
+    }
+}

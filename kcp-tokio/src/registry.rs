@@ -1,0 +1,135 @@
+//! Which session a datagram belongs to: (peer address, conv), and the tombstones of those that ended.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use kcp_core::Timestamp;
+
+use crate::session::Session;
+
+/// A session's name: the address its peer is heard from, and the conversation id. Another conv from a known address
+/// is another session, a known conv from another address is a stranger.
+pub(crate) type Key = (SocketAddr, u32);
+
+/// How long a session that ended is remembered, so that its late segments open no ghost.
+const TOMBSTONE_TIME: Duration = Duration::from_secs(120);
+/// How many are remembered; the oldest are forgotten first.
+const MAX_TOMBSTONES: usize = 65_536;
+
+/// The sessions of one socket. Keys are chosen by strangers, so the hash is keyed (`RandomState`). Guards of the map are
+/// never held across a session's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    sessions: DashMap<Key, Arc<Session>, RandomState>,
+    tombstones: Mutex<Tombstones>,
+}
+
+#[derive(Debug, Default)]
+struct Tombstones {
+    by_age: VecDeque<(Timestamp, Key)>,
+    expiry: HashMap<Key, Timestamp>,
+}
+
+impl Registry {
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Session>> {
+        self.sessions.get(key).map(|entry| entry.value().clone())
+    }
+
+    /// False when the key is taken.
+    pub(crate) fn insert(&self, key: Key, session: &Arc<Session>) -> bool {
+        match self.sessions.entry(key) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(session.clone());
+                true
+            }
+        }
+    }
+
+    /// Removes `session`, and only it: a late notice of an old session must not remove a new one of the same name.
+    pub(crate) fn remove(&self, key: &Key, session: &Arc<Session>, now: Timestamp) {
+        if self.sessions.remove_if(key, |_, held| Arc::ptr_eq(held, session)).is_some() {
+            let mut tombstones = self.tombstones();
+            let expiry = now + TOMBSTONE_TIME;
+            tombstones.expiry.insert(*key, expiry);
+            tombstones.by_age.push_back((expiry, *key));
+            tombstones.forget(now);
+        }
+    }
+
+    /// Whether a session of this name has ended lately.
+    pub(crate) fn is_buried(&self, key: &Key, now: Timestamp) -> bool {
+        let mut tombstones = self.tombstones();
+        tombstones.forget(now);
+        tombstones.expiry.contains_key(key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    fn tombstones(&self) -> std::sync::MutexGuard<'_, Tombstones> {
+        self.tombstones.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tombstones {
+    fn forget(&mut self, now: Timestamp) {
+        while let Some(&(expiry, key)) = self.by_age.front() {
+            if expiry > now && self.by_age.len() <= MAX_TOMBSTONES {
+                break;
+            }
+            self.by_age.pop_front();
+            // Unless it was buried again since.
+            if self.expiry.get(&key) == Some(&expiry) {
+                self.expiry.remove(&key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> Key {
+        (SocketAddr::from(([127, 0, 0, 1], 1)), n)
+    }
+
+    fn bury(tombstones: &mut Tombstones, n: u32, now: Timestamp) {
+        tombstones.expiry.insert(key(n), now + TOMBSTONE_TIME);
+        tombstones.by_age.push_back((now + TOMBSTONE_TIME, key(n)));
+        tombstones.forget(now);
+    }
+
+    #[test]
+    fn tombstones_expire_exactly_and_are_bounded() {
+        let mut tombstones = Tombstones::default();
+        bury(&mut tombstones, 1, Timestamp::ZERO);
+        bury(&mut tombstones, 1, Timestamp::from_millis(60_000));
+        tombstones.forget(Timestamp::from_millis(120_000));
+        assert!(tombstones.expiry.contains_key(&key(1)), "buried again since");
+        tombstones.forget(Timestamp::from_micros(179_999_999));
+        assert!(tombstones.expiry.contains_key(&key(1)));
+        tombstones.forget(Timestamp::from_millis(180_000));
+        assert!(tombstones.expiry.is_empty() && tombstones.by_age.is_empty());
+        for n in 0..MAX_TOMBSTONES as u32 + 10 {
+            bury(&mut tombstones, n, Timestamp::from_millis(200_000));
+        }
+        assert_eq!(tombstones.expiry.len(), MAX_TOMBSTONES);
+        assert!(!tombstones.expiry.contains_key(&key(9)) && tombstones.expiry.contains_key(&key(10)));
+    }
+}

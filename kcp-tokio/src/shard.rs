@@ -1,0 +1,290 @@
+//! What the driver of one socket shares with its sessions: registry, timers, work queues, accept queue.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures::task::AtomicWaker;
+use kcp_core::admission::Opening;
+use kcp_core::{SessionConfig, Timestamp};
+use tokio::time::Instant;
+
+use crate::config::KcpConfig;
+use crate::error::KcpError;
+use crate::registry::{Key, Registry};
+use crate::session::Session;
+use crate::socket::DatagramSocket;
+use crate::stats::{Counters, count};
+use crate::timers::Timers;
+
+/// GSO takes at most 64 datagrams and one UDP payload of them.
+const MAX_RUN_BYTES: usize = 65_507;
+
+/// One socket and everything that lives on it.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) socket: Arc<dyn DatagramSocket>,
+    pub(crate) config: KcpConfig,
+    session_config: Arc<SessionConfig>,
+    pub(crate) registry: Registry,
+    pub(crate) counters: Counters,
+    /// Datagrams in one transmit run.
+    pub(crate) max_run: usize,
+    /// Sessions with work for the driver. Lock order: session, then any of these; never two of these at once.
+    work: Mutex<Vec<Arc<Session>>>,
+    /// Sessions that wait for the socket to have room.
+    blocked: Mutex<Vec<Arc<Session>>>,
+    timers: Mutex<Timers>,
+    accepted: Mutex<AcceptQueue>,
+    driver: AtomicWaker,
+    /// Endpoints, listeners and streams; with none of them and no session the driver ends.
+    handles: AtomicUsize,
+    dead: AtomicBool,
+    epoch: Instant,
+}
+
+#[derive(Debug, Default)]
+struct AcceptQueue {
+    /// False: nobody will ever accept (again).
+    open: bool,
+    ready: VecDeque<Arc<Session>>,
+    wakers: Vec<Waker>,
+}
+
+impl Shard {
+    pub(crate) fn new(socket: Arc<dyn DatagramSocket>, config: KcpConfig, accepting: bool) -> Arc<Self> {
+        let mtu = config.session.mtu_bytes();
+        Arc::new(Self {
+            max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
+            socket,
+            session_config: Arc::new(config.session.clone()),
+            config,
+            registry: Registry::default(),
+            counters: Counters::default(),
+            work: Mutex::default(),
+            blocked: Mutex::default(),
+            timers: Mutex::default(),
+            accepted: Mutex::new(AcceptQueue { open: accepting, ..AcceptQueue::default() }),
+            driver: AtomicWaker::new(),
+            handles: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+            epoch: Instant::now(),
+        })
+    }
+
+    /// The sessions' clock: tokio's, so that paused time is virtual time.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::ZERO + self.epoch.elapsed()
+    }
+
+    pub(crate) fn instant(&self, at: Timestamp) -> Instant {
+        self.epoch + at.saturating_since(Timestamp::ZERO)
+    }
+
+    // ---- work for the driver ----
+
+    pub(crate) fn wake_driver(&self) {
+        self.driver.wake();
+    }
+
+    pub(crate) fn register_driver(&self, cx: &Context<'_>) {
+        self.driver.register(cx.waker());
+    }
+
+    pub(crate) fn enqueue(&self, session: Arc<Session>) {
+        lock(&self.work).push(session);
+        self.wake_driver();
+    }
+
+    /// Swaps the work queue with an empty one, so that marks made meanwhile wait for the next turn.
+    pub(crate) fn take_work(&self, into: &mut Vec<Arc<Session>>) {
+        std::mem::swap(&mut *lock(&self.work), into);
+    }
+
+    pub(crate) fn wait_for_room(&self, session: Arc<Session>) {
+        lock(&self.blocked).push(session);
+        self.wake_driver();
+    }
+
+    pub(crate) fn has_blocked(&self) -> bool {
+        !lock(&self.blocked).is_empty()
+    }
+
+    pub(crate) fn take_blocked(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut *lock(&self.blocked))
+    }
+
+    pub(crate) fn insert_timer(&self, at: Timestamp, session: Arc<Session>) {
+        if lock(&self.timers).insert(at, session) {
+            self.wake_driver();
+        }
+    }
+
+    pub(crate) fn pop_timer(&self, now: Timestamp) -> Option<(Timestamp, Arc<Session>)> {
+        lock(&self.timers).pop_due(now)
+    }
+
+    /// The next deadline; the driver promises to wake up then.
+    pub(crate) fn arm(&self) -> Option<Timestamp> {
+        let mut timers = lock(&self.timers);
+        timers.armed = timers.next();
+        timers.armed
+    }
+
+    // ---- sessions ----
+
+    /// A session of ours towards `peer`.
+    pub(crate) fn dial(self: &Arc<Self>, peer: SocketAddr) -> io::Result<Arc<Session>> {
+        if self.is_dead() {
+            return Err(KcpError::DriverGone.into());
+        }
+        let now = self.now();
+        // Random, so that a guess is one in 2^32, and not one that is in use or was lately.
+        for _ in 0..64 {
+            let conv = random()? as u32;
+            if conv == 0 || self.registry.is_buried(&(peer, conv), now) {
+                continue;
+            }
+            let (config, seed) = (self.session_config.clone(), random()?);
+            let core = if self.config.connect_probe {
+                kcp_core::Session::connect(conv, config, seed, now)
+            } else {
+                kcp_core::Session::established(conv, config, seed, now)
+            };
+            let session = Session::new(self.clone(), peer, core);
+            if self.registry.insert((peer, conv), &session) {
+                tracing::debug!(%peer, conv, "session dialled");
+                return Ok(session);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "no free conversation id towards this peer"))
+    }
+
+    /// Judges a datagram that belongs to no session; the session that it opens, if it does.
+    pub(crate) fn admit(self: &Arc<Self>, key: Key, datagram: &[u8], now: Timestamp) -> Option<Arc<Session>> {
+        let window = self.config.session.recv_window_segments();
+        let Some((conv, opening)) = kcp_core::admission::first_segment(datagram, window) else {
+            count(&self.counters.dropped_unknown);
+            return None;
+        };
+        let (peer, _) = key;
+        if self.registry.is_buried(&key, now) && conv != 0 {
+            count(&self.counters.dropped_tombstone);
+            return None;
+        }
+        if self.registry.len() >= self.config.max_sessions {
+            count(&self.counters.dropped_sessions);
+            return None;
+        }
+        let mut accepted = lock(&self.accepted);
+        if !accepted.open {
+            count(&self.counters.dropped_not_listening);
+            return None;
+        }
+        if accepted.ready.len() >= self.config.backlog {
+            count(&self.counters.dropped_backlog);
+            return None;
+        }
+        // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
+        let chosen = if conv == 0 { (random().ok()? as u32).max(1) } else { conv };
+        let core = kcp_core::Session::established(chosen, self.session_config.clone(), random().ok()?, now);
+        let session = Session::new(self.clone(), peer, core);
+        if !self.registry.insert((peer, chosen), &session) {
+            return None;
+        }
+        if conv == 0 {
+            self.registry.insert(key, &session);
+            session.lock().alias = Some(key);
+        }
+        tracing::debug!(%peer, conv = chosen, probe = opening == Opening::Probe, "session opened by peer");
+        count(&self.counters.accepted);
+        accepted.ready.push_back(session.clone());
+        let wakers = std::mem::take(&mut accepted.wakers);
+        drop(accepted);
+        for waker in wakers {
+            waker.wake();
+        }
+        Some(session)
+    }
+
+    pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<Arc<Session>>> {
+        let mut accepted = lock(&self.accepted);
+        if let Some(session) = accepted.ready.pop_front() {
+            return Poll::Ready(Ok(session));
+        }
+        if self.is_dead() {
+            return Poll::Ready(Err(KcpError::DriverGone.into()));
+        }
+        if !accepted.open {
+            return Poll::Ready(Err(KcpError::ListenerClosed.into()));
+        }
+        // Several tasks may accept at once.
+        if !accepted.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            accepted.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Takes no more sessions; those that nobody has accepted are dropped.
+    pub(crate) fn stop_accepting(&self) {
+        let (unaccepted, wakers) = {
+            let mut accepted = lock(&self.accepted);
+            accepted.open = false;
+            (std::mem::take(&mut accepted.ready), std::mem::take(&mut accepted.wakers))
+        };
+        for session in unaccepted {
+            session.with(|state, _| state.core.abort());
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    // ---- life ----
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn drop_handle(&self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.wake_driver();
+        }
+    }
+
+    /// Nobody uses the socket and nothing lives on it.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.handles.load(Ordering::Acquire) == 0 && self.registry.is_empty()
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// The driver has ended: everybody who waits for something learns of it.
+    pub(crate) fn die(&self) {
+        self.dead.store(true, Ordering::Release);
+        for session in self.registry.all() {
+            session.fail();
+        }
+        lock(&self.timers).clear();
+        lock(&self.work).clear();
+        lock(&self.blocked).clear();
+        let wakers = std::mem::take(&mut lock(&self.accepted).wakers);
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+}
+
+/// Nothing panics under these locks, so poison means nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn random() -> io::Result<u64> {
+    getrandom::u64().map_err(io::Error::other)
+}

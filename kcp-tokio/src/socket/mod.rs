@@ -1,0 +1,57 @@
+//! What the driver needs of a datagram socket.
+
+mod udp;
+
+use std::fmt::Debug;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+pub(crate) use udp::{UdpIo, bind};
+
+/// A datagram transport: a UDP socket, an in-memory network, or anything that carries datagrams between addresses.
+///
+/// All methods are called by one driver task, except [`try_send`](Self::try_send), which writers call from theirs.
+pub trait DatagramSocket: Debug + Send + Sync + 'static {
+    /// Receives what has arrived, a bounded number of datagrams, and hands it to `sink`: the sender's address, one or
+    /// more datagrams back to back, and the stride between them (the last may be shorter).
+    ///
+    /// Pending, with the waker registered, when nothing had arrived.
+    ///
+    /// # Errors
+    /// Errors that concern one datagram (a peer's ICMP message) are returned and do not end the driver;
+    /// [`is_fatal`](Self::is_fatal) ones do.
+    fn poll_recv(&self, cx: &mut Context<'_>, sink: Sink<'_>) -> Poll<io::Result<()>>;
+
+    /// Sends a run of datagrams to one peer: all are `stride` bytes long but the last, which may be shorter. Returns how
+    /// many bytes of the run were sent, which is a multiple of `stride` or everything.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing was sent for lack of room. Any other error means that the run is lost from there on.
+    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize>;
+
+    /// Ready when a send may succeed again after `WouldBlock`.
+    ///
+    /// # Errors
+    /// When the socket is unusable.
+    fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// The address this socket is bound to.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// How many datagrams of one run are worth laying out for one [`try_send`](Self::try_send); at least 1.
+    fn max_run(&self) -> usize {
+        1
+    }
+
+    /// Whether a receive error means that this socket will never receive again.
+    fn is_fatal(&self, error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::Unsupported)
+    }
+}
+
+/// Takes received datagrams: sender, datagrams back to back, stride.
+pub type Sink<'a> = &'a mut (dyn FnMut(SocketAddr, &[u8], usize) + 'a);

@@ -1,0 +1,54 @@
+//! What an endpoint counts: sessions, and datagrams that belonged to none, by reason.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A snapshot of an endpoint's counters.
+        #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+        #[non_exhaustive]
+        pub struct EndpointStats {
+            /// Sessions that exist now.
+            pub sessions: u64,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self, sessions: usize) -> EndpointStats {
+                EndpointStats { sessions: sessions as u64, $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Sessions accepted from peers since the endpoint began.
+    accepted,
+    /// Datagrams received.
+    datagrams_received,
+    /// Datagrams of no session that may not open one: late, foreign or damaged.
+    dropped_unknown,
+    /// Datagrams that would have opened a session while the backlog was full.
+    dropped_backlog,
+    /// Datagrams that would have opened a session beyond `max_sessions`.
+    dropped_sessions,
+    /// Datagrams that would have opened a session while nobody accepts any.
+    dropped_not_listening,
+    /// Late datagrams of a session that has ended here.
+    dropped_tombstone,
+    /// Receive errors survived, such as a peer's ICMP messages.
+    receive_errors,
+    /// Runs cut short by a send error: the datagrams count as lost and are retransmitted.
+    send_errors,
+    /// Times that the socket had no room; the datagrams were kept and sent later.
+    send_blocked,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
