@@ -200,7 +200,8 @@ impl Kcp {
         }
         let interval = self.engine.params.interval;
         let tick = self.next_flush.filter(|&at| at > self.now);
-        let next = tick.or_else(|| self.next_flush.map(|at| at.plus_micros(interval)).filter(|&at| at > self.now));
+        let next =
+            tick.or_else(|| self.next_flush.map(|at| at.plus_micros(interval)).filter(|&at| at > self.now));
         self.next_flush = Some(next.unwrap_or(self.now.plus_micros(interval)));
         self.flush();
     }

@@ -321,7 +321,8 @@ impl SessionConfig {
         if self.nodelay.nodelay > 2 {
             return Err(ConfigError::NoDelayMode(self.nodelay.nodelay));
         }
-        if self.nodelay.interval < Duration::from_millis(1) || self.nodelay.interval > Duration::from_secs(5) {
+        if self.nodelay.interval < Duration::from_millis(1) || self.nodelay.interval > Duration::from_secs(5)
+        {
             return Err(ConfigError::Interval);
         }
         let zero = |after: Option<Duration>| after == Some(Duration::ZERO);

@@ -28,13 +28,7 @@ impl Default for KcpConfig {
 
 impl From<SessionConfig> for KcpConfig {
     fn from(session: SessionConfig) -> Self {
-        Self {
-            session,
-            backlog: 1024,
-            max_sessions: 1_000_000,
-            socket_buffer: 4 << 20,
-            connect_probe: true,
-        }
+        Self { session, backlog: 1024, max_sessions: 1_000_000, socket_buffer: 4 << 20, connect_probe: true }
     }
 }
 

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use kcp_core::admission::conv_of;
 use kcp_core::Timestamp;
+use kcp_core::admission::conv_of;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::session::{DRIVER_RUNS, Session, Wakeups};
@@ -179,7 +179,9 @@ fn deliver(
             continue;
         };
         let key = (from, conv);
-        let Some(session) = shard.registry.get(&key).or_else(|| shard.admit(key, datagram, now)) else { continue };
+        let Some(session) = shard.registry.get(&key).or_else(|| shard.admit(key, datagram, now)) else {
+            continue;
+        };
         let mut state = session.lock();
         let mut next = Some(datagram);
         while let Some(datagram) = next {

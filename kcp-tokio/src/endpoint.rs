@@ -44,7 +44,11 @@ impl KcpEndpoint {
         Self::start(socket, config, true)
     }
 
-    pub(crate) fn start(socket: Arc<dyn DatagramSocket>, config: KcpConfig, accepting: bool) -> io::Result<Self> {
+    pub(crate) fn start(
+        socket: Arc<dyn DatagramSocket>,
+        config: KcpConfig,
+        accepting: bool,
+    ) -> io::Result<Self> {
         config.validate()?;
         let shard = Shard::new(socket, config, accepting);
         shard.add_handle();

@@ -124,7 +124,13 @@ impl Session {
 
     /// The epilogue of every entrance (a received batch, an application's call, a timer): transmit what is due, hand on
     /// events, schedule the next deadline.
-    pub(crate) fn after(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize, wakeups: &mut Wakeups) {
+    pub(crate) fn after(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Timestamp,
+        runs: usize,
+        wakeups: &mut Wakeups,
+    ) {
         let more = self.transmit(state, now, runs);
         // The peer's system says that nothing listens: believed only while nothing valid was heard.
         if state.refusals >= REFUSALS && state.core.is_connecting() {

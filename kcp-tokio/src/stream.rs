@@ -265,7 +265,10 @@ impl Drop for KcpStream {
 
 impl fmt::Debug for KcpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KcpStream").field("peer", &self.session.peer).field("conv", &self.session.conv).finish()
+        f.debug_struct("KcpStream")
+            .field("peer", &self.session.peer)
+            .field("conv", &self.session.conv)
+            .finish()
     }
 }
 

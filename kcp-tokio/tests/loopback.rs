@@ -69,8 +69,11 @@ async fn many_sessions_of_one_endpoint() {
         streams.push(timeout(LIMIT, endpoint.connect(addr)).await.unwrap().unwrap());
     }
     assert_eq!(endpoint.stats().sessions, 50);
-    let tasks: Vec<_> =
-        streams.into_iter().zip(0..).map(|(stream, seed)| tokio::spawn(echo(stream, pattern(100_000, seed)))).collect();
+    let tasks: Vec<_> = streams
+        .into_iter()
+        .zip(0..)
+        .map(|(stream, seed)| tokio::spawn(echo(stream, pattern(100_000, seed))))
+        .collect();
     for task in tasks {
         task.await.unwrap();
     }

@@ -90,7 +90,8 @@ impl Engine {
             let (in_flight, peer_window) = (self.inflight.len(), self.peer_window);
             self.congestion.on_ack(now, &AckInfo { segments: covered, bytes, in_flight, peer_window, rtt });
         }
-        let resend = if self.params.early_retransmit && self.queue.is_empty() { 1 } else { self.params.resend };
+        let resend =
+            if self.params.early_retransmit && self.queue.is_empty() { 1 } else { self.params.resend };
         if self.inflight.detect_losses(resend, self.params.fast_limit) > 0 {
             self.congestion.on_fast_retransmit(now, self.inflight.len(), self.params.resend);
         }
@@ -126,7 +127,9 @@ impl Engine {
             InputError::Truncated { .. } => &mut self.stats.rejected_truncated,
             InputError::UnknownCommand(_) => &mut self.stats.rejected_command,
             InputError::UnaBeyondSent => &mut self.stats.rejected_una,
-            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => &mut self.stats.rejected_fragment,
+            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => {
+                &mut self.stats.rejected_fragment
+            }
             InputError::Closed(_) => return,
         };
         *counter = counter.wrapping_add(1);
@@ -219,7 +222,9 @@ impl Engine {
             self.deliver();
         }
         let free = u32::from(self.free_window());
-        if self.announcer.on_room(now, free, self.params.rcv_wnd, self.rtt.rto()) {
+        let by_bytes = self.params.recv_buffer.div_ceil(self.params.mss().max(1));
+        let total = u32::try_from(by_bytes).unwrap_or(u32::MAX).min(self.params.rcv_wnd);
+        if self.announcer.on_room(now, free, total, self.rtt.rto()) {
             self.tell = true;
         }
     }

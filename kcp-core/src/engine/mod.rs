@@ -296,9 +296,10 @@ impl Engine {
         queued.saturating_add(self.inflight.len() as usize)
     }
 
-    /// Since when data in flight has made no progress.
+    /// Since when data in flight has made no progress. Data that the peer has acknowledged but cannot deliver (its
+    /// reader is full) has arrived.
     pub(crate) fn stalled_since(&self) -> Option<Timestamp> {
-        (!self.inflight.is_empty()).then_some(self.progress_at)
+        self.inflight.has_unacked().then_some(self.progress_at)
     }
 
     /// Since when data has waited for the peer's window to open.

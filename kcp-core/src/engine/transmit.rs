@@ -77,7 +77,8 @@ impl Engine {
                     return;
                 }
             }
-            writer.push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
+            writer
+                .push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
             self.dead |= slot.xmit.saturating_add(1) >= self.params.dead_link;
             self.inflight.resent(ts, now, rto, |last| backed_off(last, rto, nodelay));
             let counter = match cause {
@@ -109,7 +110,7 @@ impl Engine {
             let Some(piece) = self.queue.take(stream, mss) else { return };
             let sn = self.inflight.nxt();
             writer.push(&Header { sn, frg: piece.frg, len: wire_len(len), ..template }, &piece.data);
-            if self.inflight.is_empty() {
+            if !self.inflight.has_unacked() {
                 self.progress_at = now;
             }
             self.inflight.push(piece.frg, piece.data, ts, now);
@@ -166,9 +167,7 @@ impl Engine {
 
     /// Less than a full segment waits for more (`write_delay`).
     pub(super) fn is_held(&self) -> bool {
-        self.params.write_delay
-            && self.hold_until.is_some()
-            && self.queue.bytes() < self.params.mss()
+        self.params.write_delay && self.hold_until.is_some() && self.queue.bytes() < self.params.mss()
     }
 
     /// RTO of a segment sent once. Mode 0 gives the first timeout an eighth of slack.

@@ -103,7 +103,8 @@ impl ReadQueue {
     }
 
     fn join(&mut self, first: Received) -> Bytes {
-        let mut message = BytesMut::with_capacity(first.data.len().saturating_mul(usize::from(first.frg) + 1));
+        let mut message =
+            BytesMut::with_capacity(first.data.len().saturating_mul(usize::from(first.frg) + 1));
         let mut part = Some(first);
         while let Some(segment) = part {
             message.extend_from_slice(&segment.data);

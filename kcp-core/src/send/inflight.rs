@@ -67,6 +67,8 @@ pub(crate) struct Inflight {
     slots: VecDeque<Slot>,
     /// Payload bytes in slots that are not acknowledged.
     bytes: usize,
+    /// Slots that are not acknowledged.
+    unacked: u32,
     /// Transmissions so far; the next one's position in send order.
     next_order: u64,
     /// Latest position in send order known to have arrived.
@@ -89,6 +91,7 @@ impl Inflight {
             una,
             slots: VecDeque::new(),
             bytes: 0,
+            unacked: 0,
             next_order: 0,
             arrived: None,
             loss_cursor: una,
@@ -124,6 +127,11 @@ impl Inflight {
         self.bytes
     }
 
+    /// Whether something in flight is not acknowledged in any way.
+    pub(crate) const fn has_unacked(&self) -> bool {
+        self.unacked > 0
+    }
+
     fn get(&self, sn: Seq) -> Option<&Slot> {
         self.slots.get(sn.offset_from(self.una)?)
     }
@@ -136,8 +144,19 @@ impl Inflight {
     pub(crate) fn push(&mut self, frg: u8, data: Bytes, ts: u32, now: Timestamp) -> Seq {
         let sn = self.nxt();
         self.bytes = self.bytes.saturating_add(data.len());
+        self.unacked = self.unacked.saturating_add(1);
         let order = self.take_order();
-        self.slots.push_back(Slot { data, frg, acked: false, due: false, xmit: 1, ts, sent_at: now, order, rto: 0 });
+        self.slots.push_back(Slot {
+            data,
+            frg,
+            acked: false,
+            due: false,
+            xmit: 1,
+            ts,
+            sent_at: now,
+            order,
+            rto: 0,
+        });
         sn
     }
 
@@ -161,6 +180,7 @@ impl Inflight {
         let (sent_at, order) = (slot.sent_at, slot.order);
         let data = core::mem::take(&mut slot.data);
         self.bytes = self.bytes.saturating_sub(data.len());
+        self.unacked = self.unacked.saturating_sub(1);
         if exact {
             self.arrived = self.arrived.max(Some(order));
         }
@@ -177,6 +197,7 @@ impl Inflight {
                 continue;
             }
             self.bytes = self.bytes.saturating_sub(slot.data.len());
+            self.unacked = self.unacked.saturating_sub(1);
             if slot.xmit == 1 {
                 self.arrived = self.arrived.max(Some(slot.order));
             }

@@ -103,7 +103,12 @@ impl Liveness {
         .flatten()
     }
 
-    pub(super) fn expired(&self, config: &SessionConfig, engine: &Engine, now: Timestamp) -> Option<CloseReason> {
+    pub(super) fn expired(
+        &self,
+        config: &SessionConfig,
+        engine: &Engine,
+        now: Timestamp,
+    ) -> Option<CloseReason> {
         self.limits(config, engine).find(|&(at, _)| at <= now).map(|(_, reason)| reason)
     }
 

@@ -216,7 +216,11 @@ impl Session {
     /// [`ReadError::Empty`] when nothing has arrived; [`ReadError::Closed`] when nothing will.
     pub fn read(&mut self, now: Timestamp, buf: &mut [u8]) -> Result<usize, ReadError> {
         let n = self.engine.read(now, buf);
-        if n > 0 || (buf.is_empty() && self.engine.is_readable()) { Ok(n) } else { Err(self.nothing_to_read()) }
+        if n > 0 || (buf.is_empty() && self.engine.is_readable()) {
+            Ok(n)
+        } else {
+            Err(self.nothing_to_read())
+        }
     }
 
     /// Takes one whole message; in stream mode the next chunk of bytes.

@@ -1,5 +1,13 @@
-//! Scenarios of two ends over a simulated link, in virtual time.
+//! Scenarios of two ends over an emulated link, in virtual time; sequence numbers and the wire's clock start just
+//! below 2^32.
 
+mod classic;
+mod hostile;
+mod liveness;
+mod loss;
+mod timing;
+mod transfer;
 mod util;
+mod windows;
 
 pub(crate) use util::Rng;

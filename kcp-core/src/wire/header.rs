@@ -73,7 +73,30 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let (header, _) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(HeaderError::Short)?;
         let [
-            c0, c1, c2, c3, cmd, frg, w0, w1, t0, t1, t2, t3, s0, s1, s2, s3, u0, u1, u2, u3, l0, l1, l2, l3,
+            c0,
+            c1,
+            c2,
+            c3,
+            cmd,
+            frg,
+            w0,
+            w1,
+            t0,
+            t1,
+            t2,
+            t3,
+            s0,
+            s1,
+            s2,
+            s3,
+            u0,
+            u1,
+            u2,
+            u3,
+            l0,
+            l1,
+            l2,
+            l3,
         ] = *header;
         Ok(Self {
             conv: u32::from_le_bytes([c0, c1, c2, c3]),
@@ -118,8 +141,8 @@ mod tests {
             len: 5,
         };
         let golden = [
-            0x44, 0x33, 0x22, 0x11, 81, 2, 0x80, 0x01, 0xDD, 0xCC, 0xBB, 0xAA, 7, 0, 0, 0, 0xFE, 0xFF, 0xFF, 0xFF,
-            5, 0, 0, 0,
+            0x44, 0x33, 0x22, 0x11, 81, 2, 0x80, 0x01, 0xDD, 0xCC, 0xBB, 0xAA, 7, 0, 0, 0, 0xFE, 0xFF, 0xFF,
+            0xFF, 5, 0, 0, 0,
         ];
         assert_eq!(header.encode(), golden);
         assert_eq!(Header::decode(&golden), Ok(header));

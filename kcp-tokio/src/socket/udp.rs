@@ -49,7 +49,11 @@ impl UdpIo {
 fn warn_once(granted: usize, wanted: usize) {
     static WARNED: std::sync::Once = std::sync::Once::new();
     WARNED.call_once(|| {
-        tracing::warn!(granted, wanted, "small socket receive buffer; raise net.core.rmem_max to avoid losing bursts");
+        tracing::warn!(
+            granted,
+            wanted,
+            "small socket receive buffer; raise net.core.rmem_max to avoid losing bursts"
+        );
     });
 }
 
@@ -105,7 +109,10 @@ impl DatagramSocket for UdpIo {
                 src_ip: None,
             };
             let gso = self.state.max_gso_segments();
-            match self.io.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io), &transmit)) {
+            match self
+                .io
+                .try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io), &transmit))
+            {
                 Ok(()) => sent += train.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return if sent > 0 { Ok(sent) } else { Err(error) };

@@ -1,0 +1,139 @@
+//! Flow control: zero windows, slow readers, lost announcements.
+
+use alloc::vec;
+use core::time::Duration;
+
+use kcp_netsim::LinkConfig;
+
+use super::util::{Pair, lone, output, pattern, quiet, segment, sent};
+use crate::wire::Command::{Push, Wask, Wins};
+use crate::{CloseReason, ReadError, Timestamp, WriteError};
+
+fn at(ms: u64) -> Timestamp {
+    Timestamp::from_millis(ms)
+}
+
+fn link(delay: u64) -> LinkConfig {
+    let mut link = LinkConfig::ideal();
+    link.delay = Duration::from_millis(delay);
+    link
+}
+
+#[test]
+fn a_sleeping_reader_closes_the_window_and_nothing_is_lost() {
+    for lost_announcements in [0, 1, 2, 3] {
+        let config =
+            quiet().recv_window(32).send_window(64).mtu(524).send_buffer(1 << 20).zero_window_timeout(None);
+        let mut pair = Pair::symmetric(config, &link(25), 5);
+        let data = pattern(200_000, 5);
+        let now = pair.now;
+        assert_eq!(pair.ends[0].write(now, &data), Ok(data.len()));
+        pair.run_for(Duration::from_secs(300));
+        assert_eq!(pair.ends[1].stats().unread_bytes, 32 * 500, "a full window and no more");
+        assert_eq!(pair.ends[1].stats().beyond_window, 0);
+        // The reader wakes up; its first announcements are lost.
+        let woke = pair.now;
+        let mut got = vec![];
+        let mut buf = vec![0; 100_000];
+        let mut first = None;
+        let mut lost = 0;
+        pair.links[1].set_partitioned(lost_announcements > 0);
+        pair.drive(Duration::from_secs(100), |pair| {
+            let now = pair.now;
+            if pair.ends[1].stats().announcements_sent >= lost_announcements && lost == 0 {
+                lost = 1;
+                pair.links[1].set_partitioned(false);
+            }
+            while let Ok(n) = pair.ends[1].read(now, &mut buf) {
+                if now > woke && first.is_none() {
+                    first = Some(now.saturating_since(woke));
+                }
+                got.extend_from_slice(&buf[..n]);
+            }
+            pair.drain_both();
+            got.len() == data.len()
+        });
+        assert_eq!(got, data);
+        // One round trip; each lost announcement doubles the wait, which starts at the RTO (here 60 to 200 ms).
+        let limit = [60, 300, 700, 1500][lost_announcements as usize];
+        assert!(first.unwrap() <= Duration::from_millis(limit), "{lost_announcements} lost: {first:?}");
+    }
+}
+
+#[test]
+fn probes_follow_a_closed_window_and_time_out() {
+    let mut end = lone(quiet().zero_window_timeout(Some(Duration::from_secs(3))));
+    end.handle_datagram(at(0), &segment(Wins, 0, 0, 0, 0, 0, b"")).unwrap();
+    assert_eq!(end.poll_timeout(), None, "nothing waits, so nothing is asked");
+    end.write(at(100), b"x").unwrap();
+    assert_eq!(sent(&mut end, at(100)), []);
+    assert_eq!(end.poll_timeout(), Some(at(600)));
+    assert_eq!(sent(&mut end, at(600)), [(Wask, 1, 0)]);
+    assert_eq!(end.poll_timeout(), Some(at(1350)));
+    // The answer says it is still closed.
+    end.handle_datagram(at(650), &segment(Wins, 0, 0, 0, 0, 0, b"")).unwrap();
+    assert_eq!(end.poll_timeout(), Some(at(1350)));
+    assert_eq!(sent(&mut end, at(1350)), [(Wask, 1, 0)]);
+    end.handle_timeout(Timestamp::from_micros(3_099_999));
+    assert_eq!(end.close_reason(), None);
+    end.handle_timeout(at(3100));
+    assert_eq!(end.close_reason(), Some(CloseReason::ZeroWindowTimeout));
+}
+
+#[test]
+fn an_open_window_lets_data_go() {
+    let mut end = lone(quiet());
+    end.handle_datagram(at(0), &segment(Wins, 0, 0, 0, 0, 0, b"")).unwrap();
+    end.write(at(0), b"x").unwrap();
+    assert_eq!(sent(&mut end, at(0)), []);
+    end.handle_datagram(at(10), &segment(Wins, 0, 1, 0, 0, 0, b"")).unwrap();
+    assert_eq!(sent(&mut end, at(10)), [(Push, 0, 1)]);
+}
+
+#[test]
+fn a_reordered_old_window_is_not_believed() {
+    let mut end = lone(quiet());
+    end.write(at(0), b"x").unwrap();
+    output(&mut end, at(0));
+    end.handle_datagram(at(10), &segment(Wins, 0, 64, 0, 0, 1, b"")).unwrap();
+    end.handle_datagram(at(11), &segment(Wins, 0, 0, 0, 0, 0, b"")).unwrap();
+    assert_eq!(end.stats().peer_window, 64);
+}
+
+#[test]
+fn writes_block_at_the_send_buffer_and_wake_when_it_drains() {
+    let mut pair = Pair::symmetric(quiet().send_buffer(10_000).send_window(4), &link(10), 0);
+    let now = pair.now;
+    assert_eq!(pair.ends[0].write(now, &[1; 30_000]), Ok(10_000));
+    assert_eq!(pair.ends[0].write(now, b"more"), Err(WriteError::Blocked));
+    assert!(!pair.ends[0].is_writable());
+    pair.drain(0);
+    assert_eq!(pair.events[0], [crate::Event::Writable], "four segments left the buffer");
+    assert_eq!(pair.ends[0].write(now, &[2; 30_000]), Ok(4 * 1376));
+}
+
+#[test]
+fn the_byte_budget_holds() {
+    let mut end = lone(quiet().recv_buffer(1000).recv_window(100));
+    for sn in 0..50u32 {
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, &[1; 100])).unwrap();
+    }
+    let stats = end.stats();
+    assert_eq!((stats.unread_bytes, stats.beyond_window), (1000, 40));
+    let wnd = output(&mut end, at(0))[0][0].0.wnd;
+    assert_eq!(wnd, 0);
+    let mut buf = [0; 5000];
+    assert_eq!(end.read(at(1), &mut buf), Ok(1000));
+    assert_eq!(end.read(at(1), &mut buf), Err(ReadError::Empty));
+    assert_eq!(sent(&mut end, at(1)), [(Wins, 1, 0)], "room again");
+}
+
+#[test]
+fn a_message_larger_than_the_budget_still_completes() {
+    let mut end = lone(quiet().stream(false).recv_buffer(1000));
+    for frg in (0..20u8).rev() {
+        let sn = u32::from(19 - frg);
+        end.handle_datagram(at(0), &segment(Push, frg, 128, 0, sn, 0, &[frg; 100])).unwrap();
+    }
+    assert_eq!(end.recv_msg(at(0)).unwrap().len(), 2000);
+}
