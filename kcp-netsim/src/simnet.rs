@@ -45,15 +45,18 @@ struct Inner {
     epoch: Instant,
 }
 
+/// From, to.
+type Pair = (SocketAddr, SocketAddr);
+
 struct State {
     seed: u64,
     default: LinkConfig,
-    configs: HashMap<(SocketAddr, SocketAddr), LinkConfig>,
+    configs: HashMap<Pair, LinkConfig>,
     /// In order of creation, so that the pump's order does not depend on hashing.
-    links: Vec<((SocketAddr, SocketAddr), Link<Vec<u8>>)>,
-    index: HashMap<(SocketAddr, SocketAddr), usize>,
+    links: Vec<(Pair, Link<Vec<u8>>)>,
+    index: HashMap<Pair, usize>,
     inboxes: HashMap<SocketAddr, Inbox>,
-    cut: HashSet<(SocketAddr, SocketAddr)>,
+    cut: HashSet<Pair>,
     /// Public address of a socket behind a NAT, by its own.
     public: HashMap<SocketAddr, SocketAddr>,
     /// Errors that the next receive of a socket returns.
