@@ -128,7 +128,7 @@ async fn client(addr: SocketAddr, seed: u64, id: u64) -> Result<Outcome> {
     for i in 0..PINGS {
         let sent = Instant::now();
         round_trip(&mut stream, i, PING_SIZE).await?;
-        latencies.record(sent.elapsed());
+        latencies.record(sent.elapsed())?;
     }
     let mut data = vec![0; BYTES];
     fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(id)).fill(&mut data);

@@ -40,7 +40,7 @@ pub(crate) async fn run(args: PingArgs) -> Result<()> {
         let sent = Instant::now();
         round_trip(&mut stream, i, args.size as usize).await?;
         let latency = sent.elapsed();
-        latencies.record(latency);
+        latencies.record(latency)?;
         if !args.json {
             report::line(&format!("{} bytes, seq {i}, {:.2} ms", args.size, latency.as_secs_f64() * 1000.0))?;
         }

@@ -53,8 +53,8 @@ impl Latencies {
         Ok(Self(Histogram::new(3)?))
     }
 
-    pub(crate) fn record(&mut self, latency: Duration) {
-        self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    pub(crate) fn record(&mut self, latency: Duration) -> Result<()> {
+        Ok(self.0.record(u64::try_from(latency.as_micros())?)?)
     }
 
     pub(crate) fn merge(&mut self, other: &Self) -> Result<()> {

@@ -19,6 +19,8 @@ const MAX_CLIENTS: usize = 4096;
 /// Datagrams under way in one direction at most: the relay's memory, not a feature of the path.
 const MAX_FLYING: usize = 65_536;
 const BUFFER: usize = 65_536;
+/// Asked for in each direction of every socket: bursts are to be lost by the emulator's rules, not by the kernel.
+const SOCKET_BUFFER: usize = 8 << 20;
 
 /// What both directions have done.
 #[derive(Copy, Clone, Debug, Default)]
@@ -83,7 +85,7 @@ impl UdpRelay {
         down: LinkConfig,
         seed: u64,
     ) -> io::Result<Self> {
-        let front = UdpSocket::bind(listen).await?;
+        let front = roomy(UdpSocket::bind(listen).await?);
         let state = State {
             up: Link::new(up, seed),
             down: Link::new(down, seed ^ 0x5DEE_CE66_D1CE_4E5B),
@@ -128,6 +130,14 @@ impl UdpRelay {
     }
 }
 
+/// As large buffers as the system allows.
+fn roomy(socket: UdpSocket) -> UdpSocket {
+    let options = socket2::SockRef::from(&socket);
+    let _ = options.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = options.set_send_buffer_size(SOCKET_BUFFER);
+    socket
+}
+
 impl Drop for UdpRelay {
     fn drop(&mut self) {
         for task in &self.tasks {
@@ -169,7 +179,7 @@ impl Shared {
         }
         let any: SocketAddr =
             if self.upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
-        let socket = Arc::new(UdpSocket::bind(any).await.ok()?);
+        let socket = Arc::new(roomy(UdpSocket::bind(any).await.ok()?));
         socket.connect(self.upstream).await.ok()?;
         let receiver = tokio::spawn(self.clone().receive_from_server(from, socket.clone()));
         let mut state = self.lock();
