@@ -204,7 +204,11 @@ impl LinkArgs {
         LinkConfig {
             delay: self.delay,
             jitter: self.jitter,
-            loss: if self.burst > 1.0 { Loss::bursty(self.loss, self.burst) } else { Loss::Uniform(self.loss) },
+            loss: if self.burst > 1.0 {
+                Loss::bursty(self.loss, self.burst)
+            } else {
+                Loss::Uniform(self.loss)
+            },
             reorder: self.reorder,
             duplicate: self.duplicate,
             corrupt: self.corrupt,
@@ -217,7 +221,8 @@ impl LinkArgs {
 
 /// `10` and `10%` are a probability of 0.1.
 fn percent(text: &str) -> Result<f64, String> {
-    let number: f64 = text.trim_end_matches('%').trim().parse().map_err(|_| format!("'{text}' is not a percentage"))?;
+    let number: f64 =
+        text.trim_end_matches('%').trim().parse().map_err(|_| format!("'{text}' is not a percentage"))?;
     if (0.0..=100.0).contains(&number) {
         Ok(number / 100.0)
     } else {

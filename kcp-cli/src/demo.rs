@@ -83,10 +83,13 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
 
 async fn demo(args: &DemoArgs) -> Result<(Report, Latencies)> {
     let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let listener = KcpListener::bind_with(any, KcpConfig::turbo()).await.context("cannot listen on 127.0.0.1")?;
+    let listener =
+        KcpListener::bind_with(any, KcpConfig::turbo()).await.context("cannot listen on 127.0.0.1")?;
     let server = listener.local_addr()?;
     let link = LinkConfig::lossy(args.loss, args.rtt);
-    let relay = UdpRelay::bind(any, server, link.clone(), link, args.seed).await.context("cannot start the emulator")?;
+    let relay = UdpRelay::bind(any, server, link.clone(), link, args.seed)
+        .await
+        .context("cannot start the emulator")?;
     let addr = relay.local_addr()?;
     let serve = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -151,7 +154,10 @@ async fn client(addr: SocketAddr, seed: u64, id: u64) -> Result<Outcome> {
     }
     let transfer = started.elapsed();
     let writer = sender.await?.context("cannot send")?;
-    ensure!(hash.finalize() == expected, "client {id}: the bytes that came back are not those that were sent");
+    ensure!(
+        hash.finalize() == expected,
+        "client {id}: the bytes that came back are not those that were sent"
+    );
     let stats = reader.unsplit(writer).stats();
     Ok(Outcome { latencies, transfer, stats })
 }

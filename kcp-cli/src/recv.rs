@@ -33,7 +33,11 @@ pub(crate) async fn run(args: RecvArgs) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", args.addr))?;
     let note = format!("listening on {}", listener.local_addr()?);
-    if args.json { eprintln!("{note}") } else { report::line(&note)? }
+    if args.json {
+        eprintln!("{note}")
+    } else {
+        report::line(&note)?
+    }
     let (mut stream, peer) = listener.accept().await.context("cannot accept")?;
     drop(listener);
     let started = Instant::now();
@@ -41,9 +45,10 @@ pub(crate) async fn run(args: RecvArgs) -> Result<()> {
     let target = if args.output.is_dir() { args.output.join(&offer.name) } else { args.output.clone() };
     let bar = report::progress(offer.size, args.json);
     let mut received = 0;
-    let (start, sha256) = transfer(&mut stream, &target, &offer, &bar, &mut received)
-        .await
-        .with_context(|| format!("after {received} of {} bytes (kept; run both again to resume)", offer.size))?;
+    let (start, sha256) =
+        transfer(&mut stream, &target, &offer, &bar, &mut received).await.with_context(|| {
+            format!("after {received} of {} bytes (kept; run both again to resume)", offer.size)
+        })?;
     bar.finish_and_clear();
     let time = started.elapsed();
     // The sender has the sum when this is acknowledged; the file is safe in any case.
@@ -52,9 +57,20 @@ pub(crate) async fn run(args: RecvArgs) -> Result<()> {
     let (file, sha256) = (target.display().to_string(), report::hex(&sha256));
     if args.json {
         let (seconds, megabytes_per_second) = (time.as_secs_f64(), speed);
-        return report::json(&Report { file, size: offer.size, resumed_at: start, seconds, megabytes_per_second, sha256 });
+        return report::json(&Report {
+            file,
+            size: offer.size,
+            resumed_at: start,
+            seconds,
+            megabytes_per_second,
+            sha256,
+        });
     }
-    report::line(&format!("received {file} ({} bytes) in {:.1} s, {speed:.1} MB/s", offer.size, time.as_secs_f64()))?;
+    report::line(&format!(
+        "received {file} ({} bytes) in {:.1} s, {speed:.1} MB/s",
+        offer.size,
+        time.as_secs_f64()
+    ))?;
     report::line(&format!("sha256 {sha256}"))
 }
 
@@ -103,7 +119,11 @@ async fn transfer(
     if ours != theirs {
         // What is there is of no use for resuming.
         tokio::fs::remove_file(&part).await?;
-        anyhow::bail!("the file has another SHA-256: {} here, {} there", report::hex(&ours), report::hex(&theirs));
+        anyhow::bail!(
+            "the file has another SHA-256: {} here, {} there",
+            report::hex(&ours),
+            report::hex(&theirs)
+        );
     }
     tokio::fs::rename(&part, target).await.with_context(|| format!("cannot write {}", target.display()))?;
     Ok((start, ours))

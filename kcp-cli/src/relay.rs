@@ -28,10 +28,14 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     }
     let stats = relay.stats();
     if args.json {
-        let direction = |s: LinkStats| json!({ "sent": s.sent, "bytes": s.bytes, "delivered": s.delivered, "lost": s.lost,
-            "queue_dropped": s.queue_dropped, "duplicated": s.duplicated, "reordered": s.reordered, "corrupted": s.corrupted });
+        let direction = |s: LinkStats| {
+            json!({ "sent": s.sent, "bytes": s.bytes, "delivered": s.delivered, "lost": s.lost,
+            "queue_dropped": s.queue_dropped, "duplicated": s.duplicated, "reordered": s.reordered, "corrupted": s.corrupted })
+        };
         let (up, down) = (direction(stats.up), direction(stats.down));
-        return report::json(&json!({ "listen": addr.to_string(), "clients": stats.clients, "up": up, "down": down }));
+        return report::json(
+            &json!({ "listen": addr.to_string(), "clients": stats.clients, "up": up, "down": down }),
+        );
     }
     for (name, s) in [("up", stats.up), ("down", stats.down)] {
         report::line(&format!(

@@ -101,7 +101,12 @@ async fn transfer(
     let ours = sum(hash);
     stream.write_all(&ours).await?;
     stream.read_exact(&mut theirs).await.context("the receiver did not confirm")?;
-    ensure!(ours == theirs, "the receiver's file has another SHA-256: {} here, {} there", report::hex(&ours), report::hex(&theirs));
+    ensure!(
+        ours == theirs,
+        "the receiver's file has another SHA-256: {} here, {} there",
+        report::hex(&ours),
+        report::hex(&theirs)
+    );
     stream.shutdown().await.context("the receiver did not acknowledge the end")?;
     Ok((start, ours))
 }

@@ -49,7 +49,11 @@ impl Offer {
         let mut head = [0; 5];
         from.read_exact(&mut head).await?;
         ensure!(head.starts_with(MAGIC), "the peer is no `kcp send`");
-        ensure!(head[4] == VERSION, "the peer speaks version {} of the transfer, this is version {VERSION}", head[4]);
+        ensure!(
+            head[4] == VERSION,
+            "the peer speaks version {} of the transfer, this is version {VERSION}",
+            head[4]
+        );
         let len = usize::from(from.read_u16_le().await?);
         ensure!(len <= MAX_NAME, "the file's name is too long");
         let mut name = vec![0; len];

@@ -228,7 +228,7 @@ impl SessionConfig {
     }
 
     /// A quiet session asks for a sign of life (`WASK`, which every KCP peer answers) this often: default 10 s,
-    /// since NAT entries for one-way UDP last 30 s. None: never.
+    /// since NAT entries for one-way UDP last 30 s; unanswered, it asks again after a quarter of that. None: never.
     #[must_use]
     pub fn keepalive(mut self, period: Option<Duration>) -> Self {
         self.keepalive = period;

@@ -1,1 +1,19 @@
-//! Shared code of the workspace's tests.
+//! What the tests share: seeded data, and the seeds asked for by the environment.
+
+/// Bytes that depend on the seed alone.
+#[must_use]
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// The seeds to run: `KCP_SEED=n` for one, `KCP_SEEDS=n` for 0..n, else 0..`default`.
+#[must_use]
+pub fn seeds(default: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("KCP_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("KCP_SEEDS").unwrap_or(default),
+    }
+}

@@ -11,6 +11,9 @@ use crate::time::{Timestamp, saturating_micros};
 const FIRST_WAIT: u64 = 200_000;
 const MAX_WAIT: u64 = 2_000_000;
 
+/// An unanswered keepalive is repeated after this part of the period.
+const KEEPALIVE_RETRIES: u64 = 4;
+
 /// The active side before the peer's first answer.
 #[derive(Debug)]
 pub(super) struct Opening {
@@ -67,22 +70,21 @@ impl Liveness {
 
     pub(super) fn heard(&mut self, now: Timestamp) {
         self.last_heard = now;
-        self.schedule(now);
-    }
-
-    fn schedule(&mut self, now: Timestamp) {
         if let Some(next) = &mut self.next_keepalive {
             *next = now.plus_micros(self.period);
         }
     }
 
-    /// True when the peer is to be asked now; it is taken for asked.
+    /// True when the peer is to be asked now; it is taken for asked. An unanswered question is repeated sooner: on a
+    /// lossy path a few lost ones must not look like a dead peer.
     pub(super) fn keepalive_due(&mut self, now: Timestamp) -> bool {
-        let due = self.next_keepalive.is_some_and(|next| next <= now);
-        if due {
-            self.schedule(now);
+        match &mut self.next_keepalive {
+            Some(next) if *next <= now => {
+                *next = now.plus_micros((self.period / KEEPALIVE_RETRIES).max(1));
+                true
+            }
+            _ => false,
         }
-        due
     }
 
     /// The limits, each with the time at which it is reached.

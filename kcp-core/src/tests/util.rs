@@ -126,11 +126,11 @@ impl Pair {
             self.wakeups += 1;
         }
         self.now = self.now.max(next);
-        for side in 0..2 {
+        for (side, timer) in timers.into_iter().enumerate() {
             while let Some(datagram) = self.links[1 - side].poll(Self::elapsed(self.now)) {
                 let _ = self.ends[side].handle_datagram(self.now, &datagram);
             }
-            if timers[side].is_some_and(|at| at <= self.now) {
+            if timer.is_some_and(|at| at <= self.now) {
                 self.ends[side].handle_timeout(self.now);
             }
             self.drain(side);
