@@ -1,1 +1,3 @@
-//! Shared code of the workspace's examples.
+//! The README's snippets, compiled as tests.
+
+#![doc = include_str!("../../README.md")]
