@@ -1,1 +1,4 @@
-//! Shared code of the workspace's benches.
+//! Workloads that the benchmarks share; each verifies what it moved.
+
+pub mod engine;
+pub mod loopback;
