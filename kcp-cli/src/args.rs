@@ -54,6 +54,9 @@ pub(crate) struct SessionArgs {
     /// How long to wait for the peer to answer.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
+    /// How long a peer may be silent before it counts as gone.
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) idle_timeout: Duration,
 }
 
 impl SessionArgs {
@@ -63,7 +66,12 @@ impl SessionArgs {
             Preset::Fast => SessionConfig::fast(),
             Preset::Turbo => SessionConfig::turbo(),
         };
-        preset.mtu(self.mtu).connect_timeout(self.timeout)
+        let keepalive = self.idle_timeout / 3;
+        preset
+            .mtu(self.mtu)
+            .connect_timeout(self.timeout)
+            .idle_timeout(Some(self.idle_timeout))
+            .keepalive(Some(keepalive.min(std::time::Duration::from_secs(10))))
     }
 
     pub(crate) fn endpoint_config(&self, stream: bool) -> KcpConfig {
