@@ -1,3 +1,6 @@
 //! The README's snippets, compiled as tests.
 
-#![doc = include_str!("../../README.md")]
+/// Only seen by rustdoc's test runner.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -12,8 +12,14 @@ use crate::seq::Seq;
 pub(crate) struct AckQueue {
     /// Invariant: at most one entry before `rcv_nxt` counts, the last one pushed; others are elided on the way out.
     owed: VecDeque<(Seq, u32)>,
+    /// ACKs beyond `rcv_nxt` that the flush under way has sent, and those of the flush before.
+    flushed: VecDeque<(Seq, u32)>,
+    repeat: VecDeque<(Seq, u32)>,
     elided: u64,
 }
+
+/// ACKs that may be repeated: a datagram of them.
+const MAX_REPEAT: usize = 56;
 
 impl AckQueue {
     /// Owes an ACK for (sn, ts); at `limit` entries the oldest is forgotten (the peer sends that segment again).
@@ -41,13 +47,39 @@ impl AckQueue {
         self.owed.front().copied()
     }
 
-    /// Removes what [`peek`](Self::peek) returned.
-    pub(crate) fn pop(&mut self) {
-        self.owed.pop_front();
+    /// Removes what [`peek`](Self::peek) returned: it has been sent.
+    pub(crate) fn pop(&mut self, rcv_nxt: Seq) {
+        let sent = self.owed.pop_front().filter(|&(sn, _)| !sn.is_before(rcv_nxt));
+        if self.flushed.len() < MAX_REPEAT {
+            self.flushed.extend(sent);
+        }
         if self.owed.is_empty() {
             // An idle session keeps no buffer.
             self.owed.shrink_to(4);
         }
+    }
+
+    /// An ACK of the flush before, to be sent again where there is room for it. KCP acknowledges a segment beyond a hole
+    /// only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
+    pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq) -> Option<(Seq, u32)> {
+        while let Some((sn, ts)) = self.repeat.pop_front() {
+            if !sn.is_before(rcv_nxt) {
+                return Some((sn, ts));
+            }
+        }
+        None
+    }
+
+    /// Everything owed has been sent: what of it is worth repeating rides with the next flush.
+    pub(crate) fn end_flush(&mut self) {
+        if !(self.repeat.is_empty() && self.flushed.is_empty()) {
+            self.repeat = core::mem::take(&mut self.flushed);
+        }
+    }
+
+    /// The segment has come again, and is acknowledged again anyway.
+    pub(crate) fn forget_repeat(&mut self, sn: Seq) {
+        self.repeat.retain(|&(repeated, _)| repeated != sn);
     }
 
     /// How many ACKs were never sent since `una` covers them.
@@ -65,8 +97,12 @@ mod tests {
         let mut out = Vec::new();
         while let Some((sn, _)) = queue.peek(rcv_nxt) {
             out.push(sn.value());
-            queue.pop();
+            queue.pop(rcv_nxt);
         }
+        while let Some((sn, _)) = queue.next_repeat(rcv_nxt) {
+            out.push(1_000_000 + sn.value());
+        }
+        queue.end_flush();
         out
     }
 
@@ -87,11 +123,20 @@ mod tests {
             queue.push(Seq::new(sn), 0, Seq::new(4), 1000);
         }
         assert_eq!(drain(&mut queue, Seq::new(4)), [5, 7, 6]);
+        queue.push(Seq::new(8), 0, Seq::new(4), 1000);
+        assert_eq!(
+            drain(&mut queue, Seq::new(4)),
+            [8, 1_000_005, 1_000_007, 1_000_006],
+            "once more, where there is room"
+        );
+        assert_eq!(drain(&mut queue, Seq::new(4)), [1_000_008]);
+        assert_eq!(drain(&mut queue, Seq::new(4)), [0u32; 0], "and not again");
         // The hole is filled before the flush: una covers 5..=7, the newest stays for its RTT sample.
         for sn in [5, 7, 6, 4] {
             queue.push(Seq::new(sn), 0, Seq::new(4), 1000);
         }
         assert_eq!(drain(&mut queue, Seq::new(8)), [4]);
+        assert_eq!(drain(&mut queue, Seq::new(8)), [0u32; 0]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Stats {
     pub timeout_retransmits: u64,
     /// ACK segments sent.
     pub acks_sent: u64,
+    /// ACK segments sent a second time, in room that a datagram had: those of segments beyond a hole.
+    pub acks_repeated: u64,
     /// ACK segments not sent because `una` covers them.
     pub acks_elided: u64,
     /// Data segments received, duplicates included.

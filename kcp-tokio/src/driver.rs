@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use kcp_core::Timestamp;
 use kcp_core::admission::conv_of;
+use kcp_core::wire::HEADER_LEN;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::session::{DRIVER_RUNS, Session, Wakeups};
@@ -17,6 +19,10 @@ use crate::stats::count;
 
 /// Receive calls per turn, lest a flood keep timers and other tasks waiting.
 const RECEIVES: usize = 8;
+/// Receive errors that are taken one after the other, as a burst of ICMP messages may bring them; after more the driver
+/// waits 1 ms, then twice as long each time, up to the longest.
+const ERRORS_IN_A_ROW: u32 = 16;
+const LONGEST_DEAFNESS: Duration = Duration::from_millis(100);
 /// Timers per turn.
 const FIRINGS: usize = 4096;
 
@@ -30,6 +36,10 @@ pub(crate) struct Driver {
     touched: Vec<Arc<Session>>,
     work: Vec<Arc<Session>>,
     wakeups: Wakeups,
+    /// Receive errors in a row.
+    errors: u32,
+    /// No receiving before: an error that stays must not keep the processor busy.
+    deaf_until: Option<Timestamp>,
 }
 
 impl Driver {
@@ -43,12 +53,18 @@ impl Driver {
             touched: Vec::new(),
             work: Vec::new(),
             wakeups: Wakeups::default(),
+            errors: 0,
+            deaf_until: None,
         });
     }
 
     /// Applies what has arrived, then one epilogue per session it was for. True when there may be more.
     fn receive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut more = true;
+        if self.deaf_until.is_some_and(|until| self.shard.now() < until) {
+            return Ok(false);
+        }
+        self.deaf_until = None;
         for _ in 0..RECEIVES {
             let (shard, touched) = (&self.shard, &mut self.touched);
             let now = shard.now();
@@ -56,9 +72,18 @@ impl Driver {
                 deliver(shard, now, from, datagrams, stride, touched);
             };
             match shard.socket.poll_recv(cx, &mut sink) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.errors = 0,
                 Poll::Ready(Err(error)) if shard.socket.is_fatal(&error) => return Err(error),
-                Poll::Ready(Err(error)) => survive(shard, &error),
+                Poll::Ready(Err(error)) => {
+                    survive(shard, &error);
+                    self.errors = self.errors.saturating_add(1);
+                    if let Some(doublings) = self.errors.checked_sub(ERRORS_IN_A_ROW) {
+                        let wait = LONGEST_DEAFNESS.min(Duration::from_millis(1 << doublings.min(10)));
+                        self.deaf_until = Some(now + wait);
+                        more = false;
+                        break;
+                    }
+                }
                 Poll::Pending => {
                     more = false;
                     break;
@@ -104,12 +129,16 @@ impl Driver {
 
     /// Sessions that wait for the socket to have room.
     fn unblock(&mut self, cx: &mut Context<'_>) {
-        while self.shard.has_blocked() && self.shard.socket.poll_send_ready(cx).is_ready() {
+        // Once per turn: a socket that has room for little each time must not keep the driver from receiving.
+        if self.shard.has_blocked() && self.shard.socket.poll_send_ready(cx).is_ready() {
             let now = self.shard.now();
             for session in self.shard.take_blocked() {
                 session.resume(now, &mut self.wakeups);
             }
             self.wakeups.wake();
+            if self.shard.has_blocked() {
+                cx.waker().wake_by_ref();
+            }
         }
     }
 }
@@ -138,7 +167,7 @@ impl Future for Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        while let Some(at) = this.shard.arm() {
+        while let Some(at) = this.shard.arm().into_iter().chain(this.deaf_until).min() {
             if this.sleeps_until != Some(at) {
                 this.sleep.as_mut().reset(this.shard.instant(at));
                 this.sleeps_until = Some(at);
@@ -147,7 +176,7 @@ impl Future for Driver {
                 break;
             }
             this.sleeps_until = None;
-            if this.fire() {
+            if this.fire() || this.deaf_until.is_some() {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -185,10 +214,10 @@ fn deliver(
         let mut state = session.lock();
         let mut next = Some(datagram);
         while let Some(datagram) = next {
-            let result = if conv == session.conv {
-                state.core.handle_datagram(now, datagram)
-            } else {
+            let result = if state.alias.is_some() {
                 state.core.handle_datagram(now, &adopt(datagram, session.conv))
+            } else {
+                state.core.handle_datagram(now, datagram)
             };
             if let Err(error) = result {
                 tracing::trace!(peer = %from, conv, %error, "datagram refused");
@@ -204,14 +233,18 @@ fn deliver(
     }
 }
 
-/// A datagram of conv 0, under the conv that was chosen for its sender.
+/// A datagram of a peer that left the conv to us, under the conv that was chosen. Segments cut before the peer knew it keep
+/// conv 0 for ever, and travel in one datagram with newer ones. Nothing is judged here: the core refuses what is wrong.
 fn adopt(datagram: &[u8], conv: u32) -> Vec<u8> {
-    let mut adopted = Vec::with_capacity(datagram.len());
-    if let Ok(segments) = kcp_core::wire::Segments::parse(datagram, 0) {
-        for (header, payload) in segments {
-            adopted.extend_from_slice(&kcp_core::wire::Header { conv, ..header }.encode());
-            adopted.extend_from_slice(payload);
+    let mut adopted = datagram.to_vec();
+    let mut rest = adopted.as_mut_slice();
+    while let Some((header, tail)) = rest.split_first_chunk_mut::<HEADER_LEN>() {
+        let [c0, c1, c2, c3, .., l0, l1, l2, l3] = header;
+        if [*c0, *c1, *c2, *c3] == [0; 4] {
+            [*c0, *c1, *c2, *c3] = conv.to_le_bytes();
         }
+        let len = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
+        rest = tail.get_mut(len..).unwrap_or_default();
     }
     adopted
 }
@@ -221,9 +254,10 @@ fn survive(shard: &Shard, error: &io::Error) {
     count(&shard.counters.receive_errors);
     tracing::trace!(%error, "receive error");
     if error.kind() == io::ErrorKind::ConnectionRefused {
-        let sessions = shard.registry.all();
         // Only a socket connected to one peer knows whom it is about.
-        if let [session] = sessions.as_slice() {
+        if shard.registry.len() == 1
+            && let [session] = shard.registry.all().as_slice()
+        {
             session.on_refused();
         }
     }

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use kcp_core::Timestamp;
+use kcp_core::{Seq, Timestamp};
 
 use crate::session::Session;
 
@@ -26,13 +27,16 @@ const MAX_TOMBSTONES: usize = 65_536;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     sessions: DashMap<Key, Arc<Session>, RandomState>,
+    /// Sessions, each counted once: the key of conv 0 is a second name of one.
+    count: AtomicUsize,
     tombstones: Mutex<Tombstones>,
 }
 
 #[derive(Debug, Default)]
 struct Tombstones {
     by_age: VecDeque<(Timestamp, Key)>,
-    expiry: HashMap<Key, Timestamp>,
+    /// When to forget it, and up to where it had received.
+    graves: HashMap<Key, (Timestamp, Seq)>,
 }
 
 impl Registry {
@@ -46,17 +50,19 @@ impl Registry {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
                 entry.insert(session.clone());
+                self.count.fetch_add(usize::from(key.1 != 0), Ordering::AcqRel);
                 true
             }
         }
     }
 
     /// Removes `session`, and only it: a late notice of an old session must not remove a new one of the same name.
-    pub(crate) fn remove(&self, key: &Key, session: &Arc<Session>, now: Timestamp) {
+    pub(crate) fn remove(&self, key: &Key, session: &Arc<Session>, now: Timestamp, una: Seq) {
         if self.sessions.remove_if(key, |_, held| Arc::ptr_eq(held, session)).is_some() {
+            self.count.fetch_sub(usize::from(key.1 != 0), Ordering::AcqRel);
             let mut tombstones = self.tombstones();
             let expiry = now + TOMBSTONE_TIME;
-            tombstones.expiry.insert(*key, expiry);
+            tombstones.graves.insert(*key, (expiry, una));
             tombstones.by_age.push_back((expiry, *key));
             tombstones.forget(now);
         }
@@ -64,17 +70,22 @@ impl Registry {
 
     /// Whether a session of this name has ended lately.
     pub(crate) fn is_buried(&self, key: &Key, now: Timestamp) -> bool {
+        self.buried(key, now).is_some()
+    }
+
+    /// Up to where a session of this name, which has ended lately, had received.
+    pub(crate) fn buried(&self, key: &Key, now: Timestamp) -> Option<Seq> {
         let mut tombstones = self.tombstones();
         tombstones.forget(now);
-        tombstones.expiry.contains_key(key)
+        tombstones.graves.get(key).map(|&(_, una)| una)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.sessions.len()
+        self.count.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
@@ -94,8 +105,8 @@ impl Tombstones {
             }
             self.by_age.pop_front();
             // Unless it was buried again since.
-            if self.expiry.get(&key) == Some(&expiry) {
-                self.expiry.remove(&key);
+            if self.graves.get(&key).is_some_and(|grave| grave.0 == expiry) {
+                self.graves.remove(&key);
             }
         }
     }
@@ -110,7 +121,7 @@ mod tests {
     }
 
     fn bury(tombstones: &mut Tombstones, n: u32, now: Timestamp) {
-        tombstones.expiry.insert(key(n), now + TOMBSTONE_TIME);
+        tombstones.graves.insert(key(n), (now + TOMBSTONE_TIME, Seq::new(n)));
         tombstones.by_age.push_back((now + TOMBSTONE_TIME, key(n)));
         tombstones.forget(now);
     }
@@ -121,15 +132,15 @@ mod tests {
         bury(&mut tombstones, 1, Timestamp::ZERO);
         bury(&mut tombstones, 1, Timestamp::from_millis(60_000));
         tombstones.forget(Timestamp::from_millis(120_000));
-        assert!(tombstones.expiry.contains_key(&key(1)), "buried again since");
+        assert!(tombstones.graves.contains_key(&key(1)), "buried again since");
         tombstones.forget(Timestamp::from_micros(179_999_999));
-        assert!(tombstones.expiry.contains_key(&key(1)));
+        assert!(tombstones.graves.contains_key(&key(1)));
         tombstones.forget(Timestamp::from_millis(180_000));
-        assert!(tombstones.expiry.is_empty() && tombstones.by_age.is_empty());
+        assert!(tombstones.graves.is_empty() && tombstones.by_age.is_empty());
         for n in 0..MAX_TOMBSTONES as u32 + 10 {
             bury(&mut tombstones, n, Timestamp::from_millis(200_000));
         }
-        assert_eq!(tombstones.expiry.len(), MAX_TOMBSTONES);
-        assert!(!tombstones.expiry.contains_key(&key(9)) && tombstones.expiry.contains_key(&key(10)));
+        assert_eq!(tombstones.graves.len(), MAX_TOMBSTONES);
+        assert!(!tombstones.graves.contains_key(&key(9)) && tombstones.graves.contains_key(&key(10)));
     }
 }

@@ -14,6 +14,7 @@ use crate::error::KcpError;
 use crate::registry::Key;
 use crate::shard::Shard;
 use crate::stats::count;
+use crate::timers::Mark;
 
 /// Runs that an application's task sends itself before it leaves the rest to the driver.
 pub(crate) const INLINE_RUNS: usize = 2;
@@ -42,10 +43,10 @@ pub(crate) struct Session {
 /// Everything behind the lock.
 pub(crate) struct State {
     pub(crate) core: kcp_core::Session,
-    pub(crate) reader: Option<Waker>,
-    pub(crate) writer: Option<Waker>,
-    /// Waits for the connect, or for the shutdown to drain.
-    pub(crate) waiter: Option<Waker>,
+    pub(crate) reader: Waiters,
+    pub(crate) writer: Waiters,
+    /// Wait for the connect, or for the shutdown to drain.
+    pub(crate) waiter: Waiters,
     /// Why it ended, if not by the core's own reason.
     pub(crate) failed: Option<KcpError>,
     /// In the touched list of the receive batch under way.
@@ -54,8 +55,8 @@ pub(crate) struct State {
     pub(crate) detached: Option<Timestamp>,
     /// The other name it is known by: conv 0, chosen by a peer that leaves the choice to us.
     pub(crate) alias: Option<Key>,
-    /// Earliest entry in the timer heap.
-    scheduled: Option<Timestamp>,
+    /// Entries in the timer heap.
+    scheduled: Mark,
     /// Datagrams that the socket had no room for: sent first, never dropped.
     stash: Option<Stash>,
     refusals: u32,
@@ -67,13 +68,38 @@ struct Stash {
     stride: usize,
 }
 
+/// Wakers kept per cause: cancelled polls leave theirs behind.
+const MAX_WAITERS: usize = 32;
+
+/// Tasks that wait for the same thing: `send_msg(&self)` and `recv_msg(&self)` invite several. All are woken, and those that
+/// come too late wait again.
+#[derive(Default)]
+pub(crate) struct Waiters(Vec<Waker>);
+
+impl Waiters {
+    pub(crate) fn register(&mut self, waker: &Waker) {
+        if self.0.iter().any(|held| held.will_wake(waker)) {
+            return;
+        }
+        if self.0.len() >= MAX_WAITERS {
+            // Most belong to futures that were dropped: those that do not will come back.
+            self.0.drain(..).for_each(Waker::wake);
+        }
+        self.0.push(waker.clone());
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// Wakers to be called after the lock is released.
 #[derive(Default)]
 pub(crate) struct Wakeups(Vec<Waker>);
 
 impl Wakeups {
-    fn add(&mut self, waker: &mut Option<Waker>) {
-        self.0.extend(waker.take());
+    fn add(&mut self, waiters: &mut Waiters) {
+        self.0.append(&mut waiters.0);
     }
 
     pub(crate) fn wake(&mut self) {
@@ -88,14 +114,14 @@ impl Session {
         let conv = core.conv();
         let state = State {
             core,
-            reader: None,
-            writer: None,
-            waiter: None,
+            reader: Waiters::default(),
+            writer: Waiters::default(),
+            waiter: Waiters::default(),
             failed: None,
             touched: false,
             detached: None,
             alias: None,
-            scheduled: None,
+            scheduled: Mark::default(),
             stash: None,
             refusals: 0,
             retired: false,
@@ -143,14 +169,16 @@ impl Session {
                 Event::Writable => wakeups.add(&mut state.writer),
                 Event::Connected | Event::Drained => wakeups.add(&mut state.waiter),
                 _ => {
-                    for waker in [&mut state.reader, &mut state.writer, &mut state.waiter] {
-                        wakeups.add(waker);
+                    for waiters in [&mut state.reader, &mut state.writer, &mut state.waiter] {
+                        wakeups.add(waiters);
                     }
                 }
             }
         }
         if let Some(deadline) = state.detached {
-            let done = state.core.is_drained() && state.core.is_shutdown();
+            // An acknowledgement still owed would leave the peer with data that it takes for lost.
+            let quiet = !state.core.owes_acks() && state.stash.is_none();
+            let done = quiet && state.core.is_drained() && state.core.is_shutdown();
             if done || now >= deadline || self.shard.is_dead() {
                 state.core.abort();
             }
@@ -224,12 +252,7 @@ impl Session {
     /// The deadline for which the session was entered has passed.
     pub(crate) fn on_timer(self: &Arc<Self>, entered: Timestamp, now: Timestamp, wakeups: &mut Wakeups) {
         let mut state = self.lock();
-        if state.scheduled != Some(entered) {
-            // An earlier entry has replaced this one.
-            return;
-        }
-        state.scheduled = None;
-        if state.retired {
+        if !state.scheduled.fired(entered) || state.retired {
             return;
         }
         state.core.handle_timeout(now);
@@ -242,8 +265,7 @@ impl Session {
         if state.stash.is_some() {
             at = at.max(now + BLOCKED_RECHECK);
         }
-        if state.scheduled.is_none_or(|scheduled| at < scheduled) {
-            state.scheduled = Some(at);
+        if state.scheduled.enter(at) {
             self.shard.insert_timer(at, self.clone());
         }
     }
@@ -268,9 +290,9 @@ impl Session {
         state.retired = true;
         state.stash = None;
         if let Some(alias) = state.alias {
-            self.shard.registry.remove(&alias, self, now);
+            self.shard.registry.remove(&alias, self, now, state.core.una());
         }
-        self.shard.registry.remove(&(self.peer, self.conv), self, now);
+        self.shard.registry.remove(&(self.peer, self.conv), self, now, state.core.una());
         tracing::debug!(peer = %self.peer, conv = self.conv, reason = ?state.core.close_reason(), "session ended");
         if self.shard.registry.is_empty() {
             // It may have been the last thing that the driver lived for.
@@ -290,7 +312,8 @@ impl Session {
             let mut state = self.lock();
             if !state.core.is_closed() {
                 state.failed = Some(KcpError::DriverGone);
-                state.core.abort();
+                // What has arrived is delivered before the error.
+                state.core.disconnect();
             }
             self.after(&mut state, self.shard.now(), 0, &mut wakeups);
         }
@@ -300,7 +323,9 @@ impl Session {
     /// The stream is dropped: what was written drains in the background, what arrives is acknowledged and discarded.
     pub(crate) fn detach(self: &Arc<Self>) {
         self.with(|state, now| {
-            (state.reader, state.writer, state.waiter) = (None, None, None);
+            for waiters in [&mut state.reader, &mut state.writer, &mut state.waiter] {
+                waiters.clear();
+            }
             let linger = state.core.config().linger_time();
             if linger.is_zero() || state.core.is_connecting() {
                 state.core.abort();
@@ -322,14 +347,6 @@ impl State {
     /// The error for a core that says it is closed.
     pub(crate) fn closed(&self, reason: CloseReason) -> KcpError {
         self.failed.unwrap_or(KcpError::Closed(reason))
-    }
-}
-
-/// Stores a waker, without cloning one that is there already.
-pub(crate) fn register(slot: &mut Option<Waker>, waker: &Waker) {
-    match slot {
-        Some(held) => held.clone_from(waker),
-        None => *slot = Some(waker.clone()),
     }
 }
 

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 
 use futures::task::AtomicWaker;
 use kcp_core::admission::Opening;
-use kcp_core::{SessionConfig, Timestamp};
+use kcp_core::wire::{Command, Header, Segments};
+use kcp_core::{Seq, SessionConfig, Timestamp};
 use tokio::time::Instant;
 
 use crate::config::KcpConfig;
@@ -156,6 +157,11 @@ impl Shard {
             };
             let session = Session::new(self.clone(), peer, core);
             if self.registry.insert((peer, conv), &session) {
+                if self.is_dead() {
+                    // The driver ended meanwhile, and may have told its sessions before this one was there.
+                    session.fail();
+                    return Err(KcpError::DriverGone.into());
+                }
                 tracing::debug!(%peer, conv, "session dialled");
                 return Ok(session);
             }
@@ -165,16 +171,20 @@ impl Shard {
 
     /// Judges a datagram that belongs to no session; the session that it opens, if it does.
     pub(crate) fn admit(self: &Arc<Self>, key: Key, datagram: &[u8], now: Timestamp) -> Option<Arc<Session>> {
+        // First, since what a dead session's peer repeats rarely looks like a beginning.
+        if key.1 != 0
+            && let Some(una) = self.registry.buried(&key, now)
+        {
+            self.acknowledge_again(key, datagram, una);
+            count(&self.counters.dropped_tombstone);
+            return None;
+        }
         let window = self.config.session.recv_window_segments();
         let Some((conv, opening)) = kcp_core::admission::first_segment(datagram, window) else {
             count(&self.counters.dropped_unknown);
             return None;
         };
         let (peer, _) = key;
-        if self.registry.is_buried(&key, now) && conv != 0 {
-            count(&self.counters.dropped_tombstone);
-            return None;
-        }
         if self.registry.len() >= self.config.max_sessions {
             count(&self.counters.dropped_sessions);
             return None;
@@ -210,7 +220,29 @@ impl Shard {
         Some(session)
     }
 
+    /// Data that an ended session had received comes again: our last acknowledgement was lost. Without another the peer
+    /// would take for lost what arrived. One segment, never larger than what provoked it, and only for data.
+    fn acknowledge_again(&self, (peer, conv): Key, datagram: &[u8], una: Seq) {
+        let Ok(mut segments) = Segments::parse(datagram, conv) else { return };
+        if segments.any(|(header, _)| header.cmd == Command::Push && header.sn.is_before(una)) {
+            // Nothing more is taken: the window is 0. The sn must not look like a beginning.
+            let (cmd, sn) = (Command::Wins, Seq::new(1));
+            let answer = Header { conv, cmd, frg: 0, wnd: 0, ts: 0, sn, una, len: 0 }.encode();
+            // Lost is lost: it will be asked for again.
+            let _ = self.socket.try_send(peer, &answer, answer.len());
+        }
+    }
+
     pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<Arc<Session>>> {
+        loop {
+            let Some(session) = lock(&self.accepted).ready.pop_front() else { break };
+            // Those that timed out while they waited are nobody's business.
+            let state = session.lock();
+            if !state.core.is_closed() || state.core.is_readable() {
+                drop(state);
+                return Poll::Ready(Ok(session));
+            }
+        }
         let mut accepted = lock(&self.accepted);
         if let Some(session) = accepted.ready.pop_front() {
             return Poll::Ready(Ok(session));

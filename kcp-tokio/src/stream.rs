@@ -16,7 +16,7 @@ use tokio::net::ToSocketAddrs;
 use crate::config::KcpConfig;
 use crate::connect;
 use crate::error::KcpError;
-use crate::session::{Session, register};
+use crate::session::Session;
 
 /// A reliable, ordered stream to a peer.
 ///
@@ -82,7 +82,7 @@ impl KcpStream {
             if !state.core.is_connecting() {
                 return Poll::Ready(Ok(()));
             }
-            register(&mut state.waiter, cx.waker());
+            state.waiter.register(cx.waker());
             Poll::Pending
         })
         .await
@@ -164,7 +164,7 @@ impl KcpStream {
             }
             Err(ReadError::Closed(reason)) => Poll::Ready(Err(state.closed(reason).into())),
             Err(_) => {
-                register(&mut state.reader, cx.waker());
+                state.reader.register(cx.waker());
                 Poll::Pending
             }
         }
@@ -178,7 +178,7 @@ impl KcpStream {
         self.session.with(|state, now| match write(&mut state.core, now) {
             Ok(value) => Poll::Ready(Ok(value)),
             Err(WriteError::Blocked) => {
-                register(&mut state.writer, cx.waker());
+                state.writer.register(cx.waker());
                 Poll::Pending
             }
             Err(WriteError::Closed(reason)) => Poll::Ready(Err(state.closed(reason).into())),
@@ -250,7 +250,7 @@ impl AsyncWrite for KcpStream {
             if state.core.is_drained() {
                 return Poll::Ready(Ok(()));
             }
-            register(&mut state.waiter, cx.waker());
+            state.waiter.register(cx.waker());
             Poll::Pending
         })
     }

@@ -9,8 +9,7 @@ use kcp_core::Timestamp;
 use crate::session::Session;
 
 /// Deadlines of all sessions of a socket, cancelled lazily: a session is entered only when its deadline moves earlier
-/// than the one it is entered for, and a firing that comes too early enters it again. So a session that sends all the
-/// time has about one entry per RTO, and an idle one an entry per keepalive.
+/// than the earliest it is entered for ([`Mark`]), and a firing that comes too early enters it again if need be.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Entry>,
@@ -53,6 +52,45 @@ impl Timers {
     }
 }
 
+/// The entries that one session has in the heap, strictly earlier ones on top of later ones. A later entry is not
+/// forgotten when an earlier one joins it, so a busy session keeps about one per kind of deadline (keepalive,
+/// retransmission, acknowledgement) instead of leaving one behind per acknowledgement.
+#[derive(Copy, Clone, Default, Debug)]
+pub(crate) struct Mark {
+    entries: [Timestamp; 4],
+    len: usize,
+}
+
+impl Mark {
+    fn top(&self) -> Option<Timestamp> {
+        self.entries.get(..self.len)?.last().copied()
+    }
+
+    /// Whether a deadline needs an entry of its own; it is taken for entered then.
+    pub(crate) fn enter(&mut self, at: Timestamp) -> bool {
+        if self.top().is_some_and(|top| top <= at) {
+            return false;
+        }
+        if self.len == self.entries.len() {
+            // The latest is forgotten; it is ignored when it comes out.
+            self.entries.rotate_left(1);
+            self.len -= 1;
+        }
+        if let Some(entry) = self.entries.get_mut(self.len) {
+            *entry = at;
+            self.len += 1;
+        }
+        true
+    }
+
+    /// Notes that an entry came out of the heap; false if it is a forgotten one.
+    pub(crate) fn fired(&mut self, at: Timestamp) -> bool {
+        let on_top = self.top() == Some(at);
+        self.len -= usize::from(on_top);
+        on_top
+    }
+}
+
 /// Earliest first.
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
@@ -73,3 +111,49 @@ impl PartialEq for Entry {
 }
 
 impl Eq for Entry {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Timestamp {
+        Timestamp::from_millis(ms)
+    }
+
+    #[test]
+    fn a_busy_session_leaves_no_entries_behind() {
+        let (mut mark, mut heap) = (Mark::default(), BinaryHeap::new());
+        let mut most = 0;
+        // Data every 20 ms for a minute: an acknowledgement 10 ms later, a keepalive 10 s after the last.
+        for now in (0..60_000).step_by(20) {
+            for at in [ms(now + 10_000), ms(now + 10)] {
+                if mark.enter(at) {
+                    heap.push(std::cmp::Reverse(at));
+                }
+            }
+            while heap.peek().is_some_and(|entry| entry.0 <= ms(now + 10)) {
+                let at = heap.pop().unwrap().0;
+                if mark.fired(at) && mark.enter(ms(now + 10_000)) {
+                    heap.push(std::cmp::Reverse(ms(now + 10_000)));
+                }
+            }
+            most = most.max(heap.len());
+        }
+        assert!(most <= 3, "{most} entries");
+    }
+
+    #[test]
+    fn a_mark_enters_only_earlier_deadlines_and_forgets_the_latest() {
+        let mut mark = Mark::default();
+        for at in [50, 40, 30, 20, 10] {
+            assert!(mark.enter(ms(at)));
+            assert!(!mark.enter(ms(at)) && !mark.enter(ms(at + 1)));
+        }
+        assert!(!mark.fired(ms(20)), "not on top");
+        for at in [10, 20, 30, 40] {
+            assert!(mark.fired(ms(at)));
+        }
+        assert!(!mark.fired(ms(50)));
+        assert!(mark.enter(ms(60)));
+    }
+}

@@ -165,6 +165,7 @@ impl Engine {
             // Acknowledged again: the first ACK may have been lost.
             self.stats.duplicates = self.stats.duplicates.wrapping_add(1);
             applied.irregular = true;
+            self.acks.forget_repeat(header.sn);
             self.acks.push(header.sn, header.ts, rcv_nxt, limit);
             return;
         }

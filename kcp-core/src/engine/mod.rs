@@ -193,8 +193,7 @@ impl Engine {
     /// Takes a whole message or nothing of it.
     pub(crate) fn send_msg(&mut self, now: Timestamp, msg: Bytes) -> Result<(), WriteError> {
         self.check_message(msg.len())?;
-        let queued = self.queue.bytes().saturating_add(self.queue.entries().saturating_mul(MESSAGE_COST));
-        if queued > 0 && queued.saturating_add(msg.len()) > self.params.send_buffer {
+        if !self.has_room(msg.len()) {
             return Err(WriteError::Blocked);
         }
         self.push_message(now, msg);
@@ -238,6 +237,23 @@ impl Engine {
             self.queue.entries().saturating_mul(MESSAGE_COST)
         });
         queued < self.params.send_buffer
+    }
+
+    /// Whether `len` more bytes would be taken. An empty queue takes a message of any length.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        let queued = self.queue.bytes().saturating_add(self.queue.entries().saturating_mul(MESSAGE_COST));
+        if self.params.stream && len <= 1 {
+            return self.is_writable();
+        }
+        queued == 0 || queued.saturating_add(len) <= self.params.send_buffer
+    }
+
+    pub(crate) fn owes_acks(&self) -> bool {
+        !self.acks.is_empty() || self.ack_due.is_some()
+    }
+
+    pub(crate) fn una(&self) -> Seq {
+        self.assembler.next()
     }
 
     pub(crate) fn is_readable(&self) -> bool {

@@ -128,9 +128,16 @@ impl Engine {
                 return;
             }
             writer.push(&Header { sn, ts, ..template }, &[]);
-            self.acks.pop();
+            self.acks.pop(rcv_nxt);
             self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);
         }
+        while writer.has_room(HEADER_LEN)
+            && let Some((sn, ts)) = self.acks.next_repeat(rcv_nxt)
+        {
+            writer.push(&Header { sn, ts, ..template }, &[]);
+            self.stats.acks_repeated = self.stats.acks_repeated.wrapping_add(1);
+        }
+        self.acks.end_flush();
         self.ack_due = None;
         self.unacked = 0;
         if self.ask && writer.reserve(HEADER_LEN, max_datagrams) {

@@ -86,8 +86,8 @@ pub struct Session {
     liveness: Liveness,
     /// No more writes are taken.
     shutdown: bool,
-    /// A write was refused for lack of room since the last `Writable`.
-    write_blocked: bool,
+    /// Length of the shortest write that was refused for lack of room since the last `Writable`.
+    write_blocked: Option<usize>,
     pending: Pending,
 }
 
@@ -120,7 +120,7 @@ impl Session {
             state,
             liveness,
             shutdown: false,
-            write_blocked: false,
+            write_blocked: None,
             pending: Pending::default(),
         }
     }
@@ -191,7 +191,7 @@ impl Session {
         }
         self.check_writable()?;
         let taken = self.engine.write(now, buf);
-        self.note_blocked(taken.as_ref().err());
+        self.note_blocked(taken.as_ref().err(), 1);
         taken
     }
 
@@ -202,8 +202,9 @@ impl Session {
     /// [`WriteError`]; nothing was kept then.
     pub fn send_msg(&mut self, now: Timestamp, msg: Bytes) -> Result<(), SendError> {
         self.check_writable()?;
+        let len = msg.len();
         let sent = self.engine.send_msg(now, msg);
-        self.note_blocked(sent.as_ref().err());
+        self.note_blocked(sent.as_ref().err(), len);
         sent
     }
 
@@ -257,6 +258,14 @@ impl Session {
         if !self.is_closed() {
             self.close(CloseReason::Aborted);
             self.engine.forget(true);
+        }
+    }
+
+    /// Ends the session at once as [`abort`](Self::abort) does, but what arrived in order can still be read: for a
+    /// transport that failed.
+    pub fn disconnect(&mut self) {
+        if !self.is_closed() {
+            self.close(CloseReason::Aborted);
         }
     }
 
@@ -373,6 +382,18 @@ impl Session {
         self.engine.is_drained()
     }
 
+    /// Whether acknowledgements wait to be sent: a peer that never gets them takes its data for lost.
+    #[must_use]
+    pub fn owes_acks(&self) -> bool {
+        self.engine.owes_acks()
+    }
+
+    /// The first sequence number that has not arrived in order: the `una` of everything we send.
+    #[must_use]
+    pub fn una(&self) -> crate::seq::Seq {
+        self.engine.una()
+    }
+
     /// Whether [`shutdown`](Self::shutdown) was called.
     #[must_use]
     pub const fn is_shutdown(&self) -> bool {
@@ -399,14 +420,17 @@ impl Session {
         self.close_reason().map_or(ReadError::Empty, ReadError::Closed)
     }
 
-    fn note_blocked(&mut self, error: Option<&WriteError>) {
-        self.write_blocked |= matches!(error, Some(WriteError::Blocked));
+    fn note_blocked(&mut self, error: Option<&WriteError>, len: usize) {
+        if matches!(error, Some(WriteError::Blocked)) {
+            self.write_blocked = Some(self.write_blocked.map_or(len, |shortest| shortest.min(len)));
+        }
     }
 
     /// Sending may have made room, an acknowledgement may have been the last one.
     fn note_progress(&mut self) {
-        if self.write_blocked && self.engine.is_writable() {
-            self.write_blocked = false;
+        // Room for less than what was refused would wake the writer for nothing, again and again.
+        if self.write_blocked.is_some_and(|len| self.engine.has_room(len)) {
+            self.write_blocked = None;
             self.pending.writable = true;
         }
         if self.shutdown && !self.liveness.drained && self.engine.is_drained() {

@@ -106,6 +106,12 @@ impl<'a> DatagramWriter<'a> {
         true
     }
 
+    /// Whether a segment of `len` bytes fits the datagram being filled.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        let filled = self.buf.len().saturating_sub(self.start);
+        self.datagrams > 0 && filled.saturating_add(len) <= self.stride.unwrap_or(self.mtu)
+    }
+
     /// Appends a segment for which [`reserve`](Self::reserve) has just said yes.
     pub(crate) fn push(&mut self, header: &Header, payload: &[u8]) {
         self.buf.extend_from_slice(&header.encode());

@@ -49,7 +49,15 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
 
     /// Whether a receive error means that this socket will never receive again.
     fn is_fatal(&self, error: &io::Error) -> bool {
-        matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::Unsupported)
+        // "Bad file descriptor" and "not a socket", which have no kind of their own.
+        let gone = match error.raw_os_error() {
+            Some(9) => cfg!(unix),
+            Some(88) => cfg!(target_os = "linux"),
+            Some(38) => cfg!(all(unix, not(target_os = "linux"))),
+            Some(10_038) => cfg!(windows),
+            _ => false,
+        };
+        gone || matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::Unsupported)
     }
 }
 
