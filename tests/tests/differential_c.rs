@@ -130,8 +130,8 @@ fn script(seed: u64) -> (Settings, LinkConfig, [Vec<Vec<u8>>; 2]) {
         nc: rng.bool(),
         stream: rng.bool(),
     };
-    // Not more: ikcp's backoff has no bound, in mode 0 a segment lost ten times waits for minutes.
-    let loss = f64::from(rng.u32(0..15)) / 100.0;
+    // Not more: ikcp's backoff has no bound, and in mode 0 it doubles: a segment lost ten times waits for minutes.
+    let loss = f64::from(rng.u32(0..if settings.nodelay { 15 } else { 5 })) / 100.0;
     let link = LinkConfig {
         delay: Duration::from_millis(rng.u64(0..60)),
         jitter: Duration::from_millis(rng.u64(0..20)),
