@@ -3,8 +3,6 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use bytes::Bytes;
-
 use crate::config::{ConfigError, MAX_RECV_WINDOW, MAX_SEND_WINDOW, SessionConfig, check_mtu};
 use crate::engine::{Engine, Params, min_rto_of};
 use crate::error::{InputError, RecvError, SendError};
@@ -160,7 +158,7 @@ impl Kcp {
         if !self.engine.params.stream {
             self.engine.check_message(data.len())?;
         }
-        self.engine.push_message(self.now, Bytes::copy_from_slice(data));
+        self.engine.push_message(self.now, data);
         Ok(data.len())
     }
 

@@ -84,6 +84,9 @@ impl Engine {
             let micros = crate::time::saturating_micros(rtt);
             self.rtt.sample(micros, self.params.interval, self.params.min_rto);
         }
+        if self.inflight.is_empty() {
+            self.queue.release();
+        }
         if covered > 0 || bytes > 0 {
             heard.acked = true;
             self.progress_at = now;

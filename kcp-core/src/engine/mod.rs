@@ -192,12 +192,26 @@ impl Engine {
 
     /// Takes a whole message or nothing of it.
     pub(crate) fn send_msg(&mut self, now: Timestamp, msg: Bytes) -> Result<(), WriteError> {
-        self.check_message(msg.len())?;
-        if !self.has_room(msg.len()) {
-            return Err(WriteError::Blocked);
+        self.admit(msg.len())?;
+        if self.params.stream {
+            self.queue.push_bytes(&msg, self.params.mss());
+        } else {
+            self.queue.push_message(msg);
         }
+        self.hold(now);
+        Ok(())
+    }
+
+    /// As [`send_msg`](Self::send_msg), copying only what is taken.
+    pub(crate) fn copy_msg(&mut self, now: Timestamp, msg: &[u8]) -> Result<(), WriteError> {
+        self.admit(msg.len())?;
         self.push_message(now, msg);
         Ok(())
+    }
+
+    fn admit(&self, len: usize) -> Result<(), WriteError> {
+        self.check_message(len)?;
+        if self.has_room(len) { Ok(()) } else { Err(WriteError::Blocked) }
     }
 
     pub(crate) fn check_message(&self, len: usize) -> Result<(), WriteError> {
@@ -209,11 +223,11 @@ impl Engine {
     }
 
     /// Takes data without asking for room (the classic face has no bound; its users watch `waitsnd`).
-    pub(crate) fn push_message(&mut self, now: Timestamp, msg: Bytes) {
+    pub(crate) fn push_message(&mut self, now: Timestamp, msg: &[u8]) {
         if self.params.stream {
-            self.queue.push_bytes(&msg, self.params.mss());
+            self.queue.push_bytes(msg, self.params.mss());
         } else {
-            self.queue.push_message(msg);
+            self.queue.copy_message(msg, self.params.mss());
         }
         self.hold(now);
     }

@@ -11,8 +11,9 @@ pub(crate) struct Piece {
     pub(crate) data: Bytes,
 }
 
-/// Chunks that bulk writes are gathered in. Segments are slices of them, so this is also the granularity in which
-/// memory returns.
+/// Writes are gathered in chunks that double up to this size while data is in flight. Segments are slices of them, so it
+/// is also the granularity in which memory returns. One allocation per segment would cost more than the copy: freed a
+/// window later, its neighbours have left the cache.
 const CHUNK: usize = 64 * 1024;
 
 /// Bytes or messages accepted from the application, in order.
@@ -23,8 +24,11 @@ const CHUNK: usize = 64 * 1024;
 pub(crate) struct SendQueue {
     /// Whole messages, or complete chunks of the stream.
     chunks: VecDeque<Bytes>,
-    /// Stream mode: the chunk being filled, after all of `chunks`.
+    /// The chunk being filled. In stream mode its bytes come after all of `chunks`; in message mode it has none, only
+    /// room for messages to come.
     tail: BytesMut,
+    /// Capacity of the last chunk; 0 when nothing was gathered since nothing was in flight.
+    last_chunk: usize,
     /// Message mode: the rest of a message whose first fragment has been taken; before all of `chunks`.
     fragments: VecDeque<Piece>,
     /// Payload bytes in all three.
@@ -80,9 +84,12 @@ impl SendQueue {
                 if !self.tail.is_empty() {
                     self.chunks.push_back(core::mem::take(&mut self.tail).freeze());
                 }
-                let full = mss.max(1).saturating_mul((CHUNK / mss.max(1)).max(1));
-                let capacity = buf.len().div_ceil(mss.max(1)).saturating_mul(mss.max(1)).min(full);
-                self.tail = BytesMut::with_capacity(capacity);
+                // Whole segments, so that few are cut across chunks.
+                let whole = |len: usize| len.div_ceil(mss.max(1)).saturating_mul(mss.max(1));
+                self.grow(
+                    whole(buf.len()).min(whole(CHUNK)),
+                    whole(self.last_chunk.saturating_mul(2).min(CHUNK)),
+                );
                 continue;
             }
             let (now, later) = buf.split_at(room.min(buf.len()));
@@ -96,20 +103,42 @@ impl SendQueue {
         len > 0 && len <= mss / 2 && self.is_empty() && self.tail.capacity() == 0
     }
 
+    fn grow(&mut self, need: usize, wanted: usize) {
+        self.last_chunk = need.max(wanted);
+        self.tail = BytesMut::with_capacity(self.last_chunk);
+    }
+
     /// Appends a message, possibly empty.
     pub(crate) fn push_message(&mut self, msg: Bytes) {
         self.bytes = self.bytes.saturating_add(msg.len());
         self.chunks.push_back(msg);
     }
 
+    /// Appends a copy of a message, possibly empty.
+    pub(crate) fn copy_message(&mut self, msg: &[u8], mss: usize) {
+        if msg.len() > CHUNK / 2 || self.is_small_and_alone(msg.len(), mss) {
+            return self.push_message(Bytes::copy_from_slice(msg));
+        }
+        if self.tail.capacity() < msg.len() {
+            self.grow(msg.len(), self.last_chunk.saturating_mul(2).min(CHUNK));
+        }
+        self.tail.extend_from_slice(msg);
+        let copy = self.tail.split().freeze();
+        self.push_message(copy);
+    }
+
+    /// Nothing is in flight any more: an idle session keeps no chunk.
+    pub(crate) fn release(&mut self) {
+        if self.tail.is_empty() {
+            self.tail = BytesMut::new();
+            self.last_chunk = 0;
+        }
+    }
+
     /// Cuts the next segment's payload.
     pub(crate) fn take(&mut self, stream: bool, mss: usize) -> Option<Piece> {
         let piece = if stream { self.take_stream(mss) } else { self.take_fragment(mss) }?;
         self.bytes = self.bytes.saturating_sub(piece.data.len());
-        if self.tail.is_empty() {
-            // Chunks belong to the segments cut from them; an idle session keeps none.
-            self.tail = BytesMut::new();
-        }
         Some(piece)
     }
 
@@ -185,8 +214,27 @@ mod tests {
             let pieces = drain(&mut queue, true, mss);
             assert!(pieces.iter().all(|(frg, p)| *frg == 0 && p.len() == mss), "write {write}");
             assert_eq!(pieces.into_iter().flat_map(|(_, p)| p).collect::<Vec<_>>(), data);
-            assert!(queue.is_empty() && queue.bytes() == 0 && queue.tail.capacity() == 0);
+            assert!(queue.is_empty() && queue.bytes() == 0);
+            queue.release();
+            assert_eq!((queue.tail.capacity(), queue.last_chunk), (0, 0));
         }
+    }
+
+    #[test]
+    fn copied_messages_share_chunks_that_double() {
+        let mut queue = SendQueue::default();
+        for i in 0..200u8 {
+            queue.copy_message(&vec![i; 1000], 1376);
+        }
+        assert_eq!(queue.last_chunk, CHUNK);
+        let got = drain(&mut queue, false, 1376);
+        assert!((0..200u8).zip(&got).all(|(i, (frg, data))| *frg == 0 && *data == vec![i; 1000]));
+        // In one chunk: neighbours in memory.
+        assert_eq!(got.len(), 200);
+        queue.release();
+        queue.copy_message(b"alone", 1376);
+        queue.copy_message(b"", 1376);
+        assert_eq!((queue.tail.capacity(), queue.entries()), (0, 2));
     }
 
     #[test]

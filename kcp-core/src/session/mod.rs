@@ -185,9 +185,9 @@ impl Session {
     pub fn write(&mut self, now: Timestamp, buf: &[u8]) -> Result<usize, WriteError> {
         if !self.config.stream {
             self.check_writable()?;
-            // Not copied before it is known to be taken.
-            self.engine.check_message(buf.len())?;
-            return self.send_msg(now, Bytes::copy_from_slice(buf)).map(|()| buf.len());
+            let taken = self.engine.copy_msg(now, buf).map(|()| buf.len());
+            self.note_blocked(taken.as_ref().err(), buf.len());
+            return taken;
         }
         self.check_writable()?;
         let taken = self.engine.write(now, buf);
