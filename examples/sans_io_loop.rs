@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use kcp_core::{Event, Framing, Session, SessionConfig, Timestamp};
+use kcp_core::{Event, Framing, Seed, Session, SessionConfig, Timestamp};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = Arc::new(SessionConfig::turbo());
     let mut now = Timestamp::ZERO;
-    let mut client = Session::connect(7, config.clone(), 1, now);
-    let mut server = Session::established(7, config, 2, now);
+    let mut client = Session::connect(7, config.clone(), Seed::from_u64(1), now);
+    let mut server = Session::established(7, config, Seed::from_u64(2), now);
     let (mut sent, mut received) = (0u32, Vec::new());
     client.write(now, b"written before the peer has answered")?;
     client.shutdown();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
-use kcp_core::{Framing, NoDelay, Session, SessionConfig, Timestamp};
+use kcp_core::{Framing, NoDelay, Seed, Session, SessionConfig, Timestamp};
 
 /// Payload of a full segment at mtu 1400.
 pub const MSS: usize = 1376;
@@ -129,7 +129,7 @@ impl Ours {
             .user_timeout(None)
             .idle_timeout(None)
             .keepalive(None);
-        Self(Session::established(1, Arc::new(config), 1, Timestamp::ZERO))
+        Self(Session::established(1, Arc::new(config), Seed::from_u64(1), Timestamp::ZERO))
     }
 }
 

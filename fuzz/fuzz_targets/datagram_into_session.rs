@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use kcp_core::{Framing, Session, SessionConfig, Timestamp};
+use kcp_core::{Framing, Seed, Session, SessionConfig, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((&mode, mut rest)) = data.split_first() else { return };
     let config = SessionConfig::turbo().stream(mode & 1 == 0).recv_window(64 + u32::from(mode)).recv_buffer(1 << 20);
-    let mut session = Session::established(0, Arc::new(config), 0, Timestamp::ZERO);
+    let mut session = Session::established(0, Arc::new(config), Seed::from_u64(0), Timestamp::ZERO);
     let mut now = 0;
     let mut out = Vec::new();
     // Each datagram is preceded by its length and the time that passes before it.

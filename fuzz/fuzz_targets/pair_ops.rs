@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use kcp_core::{Framing, Session, SessionConfig, Timestamp};
+use kcp_core::{Framing, Seed, Session, SessionConfig, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
@@ -24,7 +24,7 @@ enum Op {
 
 fuzz_target!(|ops: Vec<Op>| {
     let config = Arc::new(SessionConfig::turbo().mtu(60).send_window(8).recv_window(8).idle_timeout(None).user_timeout(None));
-    let mut ends = [1, 2].map(|seed| Session::established(9, config.clone(), seed, Timestamp::ZERO));
+    let mut ends = [1, 2].map(|seed| Session::established(9, config.clone(), Seed::from_u64(seed), Timestamp::ZERO));
     let mut wires: [VecDeque<Vec<u8>>; 2] = Default::default();
     let (mut written, mut read) = ([0u64; 2], [0u64; 2]);
     let mut now = Timestamp::ZERO;

@@ -1,6 +1,10 @@
 //! Judges a datagram that belongs to no session: what may open one.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::seq::Seq;
+use crate::wire::control::{Control, MAGIC, controls};
 use crate::wire::{Command, HEADER_LEN, Header, Segments};
 
 /// How a session begins.
@@ -40,6 +44,62 @@ fn opening_of(header: &Header, recv_window: u32) -> Option<Opening> {
     match header.cmd {
         Command::Push if header.sn.value() < recv_window => Some(Opening::Push),
         Command::Wask if header.sn.value() == 0 => Some(Opening::Probe),
+        _ => None,
+    }
+}
+
+/// What an ended session leaves behind: enough to answer its peer's late segments.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Epitaph {
+    /// Everything before has been received.
+    pub una: Seq,
+    pub(crate) own: u64,
+    pub(crate) peer: Option<u64>,
+}
+
+/// The answer to a datagram of a session that has ended (with what it left) or was never known: data that had arrived is
+/// acknowledged again, an end of stream too; whatever else expects an answer is told that the session is gone. Never longer
+/// than the datagram, and never an answer to an answer.
+#[must_use]
+pub fn answer_for(datagram: &[u8], epitaph: Option<&Epitaph>) -> Option<Vec<u8>> {
+    let conv = conv_of(datagram)?;
+    let answer = Segments::parse(datagram, conv).ok()?.find_map(|(header, payload)| {
+        let (mut wnd, mut una) = (0, epitaph.map(|epitaph| epitaph.una));
+        let (mut sn, mut ts) = (Seq::new(1), 0);
+        let mut answer = vec![];
+        match header.cmd {
+            // Our last acknowledgement was lost. The window is 0: nothing more is taken.
+            Command::Push if una.is_some_and(|una| header.sn.is_before(una)) => {}
+            Command::Push => {
+                // Proves itself by the echo; to a plain peer it acknowledges nothing and leaves the window open.
+                answer.push(MAGIC);
+                (sn, ts, wnd) = (header.sn, header.ts, 128);
+                una = Some(sn.plus(NOTHING_ACKED));
+            }
+            _ => {
+                let control = controls(payload)?.find_map(|control| reply(&control, epitaph))?;
+                answer.push(MAGIC);
+                control.encode(&mut answer);
+                una = una.or(Some(header.una.plus(NOTHING_ACKED)));
+            }
+        }
+        let len = u32::try_from(answer.len()).ok()?;
+        let header = Header { conv, cmd: Command::Wins, frg: 0, wnd, ts, sn, una: una?, len };
+        Some([header.encode().as_slice(), &answer].concat())
+    })?;
+    (answer.len() <= datagram.len()).then_some(answer)
+}
+
+/// -65535: behind everything that can be in flight.
+const NOTHING_ACKED: u32 = 0xFFFF_0001;
+
+fn reply(control: &Control<'_>, epitaph: Option<&Epitaph>) -> Option<Control<'static>> {
+    match (*control, epitaph) {
+        (Control::Fin { sn, token }, Some(&Epitaph { own, peer: Some(peer), .. })) if token == own => {
+            Some(Control::FinAck { sn, token: peer })
+        }
+        (Control::Hello { token }, _) => Some(Control::Reset { proof: token }),
+        (Control::Ping { nonce }, _) => Some(Control::Reset { proof: nonce }),
         _ => None,
     }
 }

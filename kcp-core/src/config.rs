@@ -88,6 +88,8 @@ pub struct SessionConfig {
     pub(crate) zero_window_timeout: Option<Duration>,
     pub(crate) connect_timeout: Duration,
     pub(crate) linger: Duration,
+    pub(crate) extensions: bool,
+    pub(crate) idle_is_eof: bool,
 }
 
 impl Default for SessionConfig {
@@ -127,6 +129,8 @@ impl SessionConfig {
             zero_window_timeout: Some(Duration::from_secs(120)),
             connect_timeout: Duration::from_secs(10),
             linger: Duration::from_secs(10),
+            extensions: true,
+            idle_is_eof: false,
         }
     }
 
@@ -267,6 +271,22 @@ impl SessionConfig {
     #[must_use]
     pub fn linger(mut self, after: Duration) -> Self {
         self.linger = after;
+        self
+    }
+
+    /// Whether to offer and accept what plain KCP lacks: end of stream, reset, roaming, unreliable datagrams. Peers of
+    /// other implementations do not notice. Default on.
+    #[must_use]
+    pub fn extensions(mut self, on: bool) -> Self {
+        self.extensions = on;
+        self
+    }
+
+    /// Whether the silence of a plain peer, which cannot say that its stream has ended, is the end of the stream instead
+    /// of a timeout. Then a peer that has crashed looks like one that has finished. Default off.
+    #[must_use]
+    pub fn idle_is_eof(mut self, on: bool) -> Self {
+        self.idle_is_eof = on;
         self
     }
 

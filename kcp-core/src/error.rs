@@ -70,9 +70,30 @@ pub enum ReadError {
     /// Nothing has arrived; [`Event::Readable`](crate::Event::Readable) tells when to try again.
     #[error("nothing to read")]
     Empty,
+    /// The peer has ended its stream, and all of it was read.
+    #[error("end of stream")]
+    EndOfStream,
     /// The session has ended, and everything that had arrived in order was read.
     #[error("session closed: {0}")]
     Closed(CloseReason),
+}
+
+/// Why an unreliable datagram was not taken.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatagramError {
+    /// The peer is a plain KCP implementation, or has not answered the hello yet.
+    #[error("the peer takes no unreliable datagrams")]
+    Unsupported,
+    /// It would not fit one datagram.
+    #[error("longer than {limit} bytes")]
+    TooLarge {
+        /// The longest that can be sent, in bytes.
+        limit: usize,
+    },
+    /// The session has ended, or was shut down.
+    #[error("session closed")]
+    Closed,
 }
 
 /// Why the classic face's `recv` returned nothing (`ikcp_recv` returns -1, -2, -3).
@@ -96,6 +117,15 @@ pub enum CloseReason {
     /// [`abort`](crate::Session::abort) was called here.
     #[error("aborted by this end")]
     Aborted,
+    /// Both ends have shut down, and everything was delivered.
+    #[error("finished")]
+    Finished,
+    /// The peer reset the session, or does not know it (any more).
+    #[error("reset by the peer")]
+    Reset,
+    /// The peer refused to open a session.
+    #[error("refused by the peer")]
+    Refused,
     /// No peer answered within the connect timeout.
     #[error("peer did not answer the connect")]
     ConnectTimeout,

@@ -28,6 +28,7 @@ mod engine;
 mod error;
 mod recv;
 mod rtt;
+mod seed;
 mod send;
 mod seq;
 mod session;
@@ -40,7 +41,8 @@ mod tests;
 
 pub use classic::Kcp;
 pub use config::{ConfigError, NoDelay, SessionConfig};
-pub use error::{CloseReason, InputError, ReadError, RecvError, SendError, WriteError};
+pub use error::{CloseReason, DatagramError, InputError, ReadError, RecvError, SendError, WriteError};
+pub use seed::Seed;
 pub use seq::Seq;
 pub use session::{Event, Session};
 pub use stats::Stats;

@@ -60,6 +60,8 @@ pub struct Stats {
     pub ignored_acks: u64,
     /// ACK segments whose `ts` is not that of any transmission on record: they give no RTT sample.
     pub mismatched_echoes: u64,
+    /// Unreliable datagrams dropped for newer ones, in either direction.
+    pub datagrams_dropped: u64,
     /// Smoothed round-trip time, if there was a sample.
     pub srtt: Option<Duration>,
     /// Round-trip time variation.

@@ -28,6 +28,10 @@ pub(crate) struct Heard {
     pub(crate) readable: bool,
     /// Data in flight was acknowledged.
     pub(crate) acked: bool,
+    /// It carries a `WINS` as plain peers send them.
+    pub(crate) plain_wins: bool,
+    /// It carries control messages between two of ours.
+    pub(crate) control: bool,
 }
 
 /// Collected over the segments of one datagram.
@@ -58,8 +62,12 @@ impl Engine {
         let mut una = una_before;
         let mut heard = Heard::default();
         let mut applied = Applied::default();
+        if !self.validated {
+            self.seek_proof(segments);
+        }
         for (header, payload) in segments {
             match header.cmd {
+                Command::Ack if !self.validated => {}
                 // ACKs are judged against the una from before this datagram: an honest one is often covered by the
                 // una of its own segment.
                 Command::Ack => self.apply_ack(&header, &mut applied),
@@ -67,9 +75,13 @@ impl Engine {
                 Command::Wask => self.tell = true,
                 Command::Wins => {}
             }
+            heard.plain_wins |= payload.is_empty() && header.cmd == Command::Wins;
+            heard.control |= !payload.is_empty() && header.cmd != Command::Push;
             let stale = header.una.is_before(una_before);
             heard.alive |= !(stale && header.cmd == Command::Wins);
-            if una.is_before(header.una) {
+            // From an address that is not proven nothing counts as acknowledged: what is in flight is repeated until its
+            // exact echo comes.
+            if self.validated && una.is_before(header.una) {
                 una = header.una;
             }
             // A reordered datagram must not bring back an old window.
@@ -136,6 +148,16 @@ impl Engine {
             InputError::Closed(_) => return,
         };
         *counter = counter.wrapping_add(1);
+    }
+
+    /// Who echoes a timestamp that only we know gets what is sent there.
+    fn seek_proof(&mut self, segments: Segments<'_>) {
+        for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Ack) {
+            if self.proofs.contains(&(header.sn, header.ts)) {
+                return self.validate();
+            }
+            self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);
+        }
     }
 
     fn apply_ack(&mut self, header: &Header, applied: &mut Applied) {

@@ -6,6 +6,7 @@ mod transmit;
 mod window;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 
@@ -21,6 +22,8 @@ use crate::send::queue::{SendQueue, fragments_of};
 use crate::seq::Seq;
 use crate::stats::Stats;
 use crate::time::{Timestamp, WireClock, saturating_micros};
+use crate::wire::datagram::Transmit;
+use crate::wire::{Command, HEADER_LEN};
 use window::{Announcer, Prober};
 
 /// `ikcp_send` refuses a message of 128 fragments and more, and so may a peer's receiver.
@@ -29,6 +32,12 @@ const MAX_FRAGMENTS: usize = 127;
 const INITIAL_PEER_WINDOW: u32 = 128;
 /// The bookkeeping of one queued message, so that empty ones are bounded too.
 const MESSAGE_COST: usize = 64;
+/// What may be sent to an address that is not proven, times what came from there (RFC 9000, 8.1).
+const AMPLIFICATION: u64 = 3;
+/// Echoes of timestamps that were never sent, from an address that is not proven, until it is taken for a liar's.
+const MAX_WRONG_ECHOES: u64 = 16;
+/// Transmissions remembered until the proof.
+const MAX_PROOFS: usize = 64;
 
 /// Parameters in the units of the engine. Durations are microseconds.
 #[derive(Clone, Debug)]
@@ -121,6 +130,11 @@ pub(crate) struct Engine {
     ask: bool,
     /// A `WINS` is to be sent.
     tell: bool,
+    /// The peer has proven that it gets what is sent to its address. Until then no more than three times of what came
+    /// from there goes there: it may be a victim's.
+    validated: bool,
+    /// The transmissions made before that, (sn, ts): the echo of any of them is the proof. At most [`MAX_PROOFS`].
+    proofs: Vec<(Seq, u32)>,
 
     stats: Stats,
 }
@@ -151,6 +165,8 @@ impl Engine {
             unacked: 0,
             ask: false,
             tell: false,
+            validated: true,
+            proofs: Vec::new(),
             stats: Stats::default(),
             params,
         }
@@ -337,6 +353,11 @@ impl Engine {
         self.prober.since()
     }
 
+    /// No `WINS` is owed: something else answers.
+    pub(crate) const fn untell(&mut self) {
+        self.tell = false;
+    }
+
     /// Sends a `WASK` with the next transmission.
     pub(crate) const fn ask_window(&mut self) {
         self.ask = true;
@@ -356,13 +377,128 @@ impl Engine {
         stats
     }
 
+    /// Caps what is sent until the peer's address is proven.
+    pub(crate) const fn distrust(&mut self) {
+        self.validated = false;
+    }
+
+    /// The peer's address is proven.
+    pub(crate) fn validate(&mut self) {
+        self.validated = true;
+        self.proofs = Vec::new();
+    }
+
+    /// Takes note of a transmission to an address that is not proven.
+    pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
+        if !self.validated && self.proofs.len() < MAX_PROOFS {
+            self.proofs.push((sn, ts));
+        }
+    }
+
+    /// Bytes that may be sent now to an address that is not proven yet.
+    pub(super) const fn allowance(&self) -> u64 {
+        if self.validated {
+            return u64::MAX;
+        }
+        self.stats.bytes_received.saturating_mul(AMPLIFICATION).saturating_sub(self.stats.bytes_sent)
+    }
+
+    /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
+    /// one that repeats itself gives us more to answer with.
+    pub(super) fn withholds_acks(&self) -> bool {
+        !self.validated && (!self.queue.is_empty() || self.inflight.has_unacked())
+    }
+
+    /// Longest payload that a new segment may have now; 0: none may be sent. Before the peer's address is proven it is one
+    /// segment at a time, of a third of what is allowed: the rest is for repeating it.
+    pub(super) fn new_len(&self) -> usize {
+        let mss = self.params.mss();
+        if self.validated {
+            return mss;
+        }
+        if !self.inflight.is_empty() {
+            return 0;
+        }
+        let part = usize::try_from(self.allowance() / AMPLIFICATION).unwrap_or(usize::MAX);
+        let enough = self.allowance() > HEADER_LEN as u64;
+        part.saturating_sub(HEADER_LEN).max(usize::from(enough)).min(mss)
+    }
+
+    fn may_send_new(&self) -> bool {
+        let longest = self.new_len();
+        let next = self.queue.next_len(self.params.stream, longest).unwrap_or(0);
+        longest > 0 && HEADER_LEN.saturating_add(next) as u64 <= self.allowance()
+    }
+
+    /// Whether the peer echoed too many timestamps that were never sent, before it proved its address.
+    pub(crate) const fn is_guessing(&self) -> bool {
+        !self.validated && self.stats.mismatched_echoes >= MAX_WRONG_ECHOES
+    }
+
+    /// Appends a datagram of one control segment.
+    pub(crate) fn write_payload(
+        &mut self,
+        now: Timestamp,
+        cmd: Command,
+        payload: &[u8],
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let len = HEADER_LEN.saturating_add(payload.len());
+        if len as u64 > self.allowance() {
+            return None;
+        }
+        let mut header = self.header(cmd, Seq::new(1), self.clock.stamp(now));
+        header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        buf.extend_from_slice(&header.encode());
+        buf.extend_from_slice(payload);
+        let run = Transmit { datagrams: 1, stride: len, len };
+        self.announcer.told(u32::from(header.wnd));
+        self.count_sent(&run);
+        Some(run)
+    }
+
+    pub(super) const fn count_sent(&mut self, run: &Transmit) {
+        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(run.datagrams as u64);
+        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(run.len as u64);
+    }
+
+    /// Whether this very transmission is in flight.
+    pub(crate) fn is_in_flight(&self, sn: Seq, ts: u32) -> bool {
+        self.inflight.is_in_flight(sn, ts)
+    }
+
+    /// Everything accepted has been sent at least once.
+    pub(crate) fn is_all_sent(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// `snd_nxt`.
+    pub(crate) fn snd_nxt(&self) -> Seq {
+        self.inflight.nxt()
+    }
+
+    /// Microseconds.
+    pub(crate) const fn rto(&self) -> u64 {
+        self.rtt.rto()
+    }
+
+    /// Whether a segment at or beyond `sn` has arrived.
+    pub(crate) fn has_received_from(&self, sn: Seq) -> bool {
+        sn.is_before(self.assembler.end())
+    }
+
+    /// Whether something has arrived that nobody has read.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.reader.is_readable(true) || !self.assembler.is_empty()
+    }
+
     pub(crate) const fn srtt(&self) -> Option<u64> {
         self.rtt.srtt()
     }
 
     /// When the engine has something to do next; a time in the past when it has something to send now.
     pub(crate) fn deadline(&mut self) -> Option<Timestamp> {
-        if self.ask || self.tell {
+        if (self.ask || self.tell) && self.allowance() >= HEADER_LEN as u64 {
             return Some(Timestamp::ZERO);
         }
         let first_rto = self.first_rto();
@@ -373,12 +509,16 @@ impl Engine {
                 (a, b) => a.or(b),
             };
         };
-        consider(self.ack_due);
+        if !self.withholds_acks() && self.allowance() >= HEADER_LEN as u64 {
+            consider(self.ack_due);
+        }
         consider(self.announcer.next());
         consider(self.prober.next());
-        if self.inflight.has_due() {
-            consider(Some(self.paced_until.unwrap_or(Timestamp::ZERO)));
-        } else if !self.queue.is_empty() && self.inflight.len() < self.send_limit() {
+        if let Some(len) = self.inflight.peek_due().map(|(_, _, slot)| slot.data.len()) {
+            if HEADER_LEN.saturating_add(len) as u64 <= self.allowance() {
+                consider(Some(self.paced_until.unwrap_or(Timestamp::ZERO)));
+            }
+        } else if !self.queue.is_empty() && self.inflight.len() < self.send_limit() && self.may_send_new() {
             let held = self.hold_until.filter(|_| self.is_held());
             consider(Some(held.or(self.paced_until).unwrap_or(Timestamp::ZERO)));
         }

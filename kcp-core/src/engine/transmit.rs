@@ -36,7 +36,6 @@ impl Engine {
         // Data must not starve ACKs: the last datagram of a run is theirs.
         let for_data = if control && max > 1 { max.saturating_sub(1) } else { max };
         let mut writer = DatagramWriter::new(buf, self.params.mtu);
-        let sent_before = self.stats.bytes_sent;
         self.write_data(now, for_data, &mut writer);
         let acks_due = flush || self.ack_due.is_some_and(|due| due <= now);
         if acks_due || self.tell || self.ask || !writer.is_empty() {
@@ -44,15 +43,14 @@ impl Engine {
         }
         let run = writer.finish()?;
         self.announcer.told(u32::from(self.free_window()));
-        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(run.datagrams as u64);
-        self.stats.bytes_sent = sent_before.wrapping_add(run.len as u64);
+        self.count_sent(&run);
         self.congestion.on_pkt_sent(now, run.len);
         Some(run)
     }
 
     fn write_data(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
         let budget = self.congestion.pacing_budget(now);
-        let mut left = budget.bytes;
+        let mut left = budget.bytes.min(self.allowance());
         // Nothing changes before room and budget are known to suffice.
         let mut fits = |len: usize, writer: &mut DatagramWriter<'_>| {
             if len as u64 > left {
@@ -81,6 +79,7 @@ impl Engine {
                 .push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
             self.dead |= slot.xmit.saturating_add(1) >= self.params.dead_link;
             self.inflight.resent(ts, now, rto, |last| backed_off(last, rto, nodelay));
+            self.note_proof(sn, ts);
             let counter = match cause {
                 Cause::Fast => &mut self.stats.fast_retransmits,
                 Cause::Timeout => &mut self.stats.timeout_retransmits,
@@ -94,7 +93,11 @@ impl Engine {
             self.hold_until = None;
         }
         while self.inflight.len() < limit && !self.is_held() {
-            let Some(len) = self.queue.next_len(stream, mss) else {
+            let longest = self.new_len();
+            if longest == 0 {
+                return;
+            }
+            let Some(len) = self.queue.next_len(stream, longest) else {
                 self.hold_until = None;
                 self.congestion.on_app_limited(now);
                 return;
@@ -107,13 +110,14 @@ impl Engine {
                     return;
                 }
             }
-            let Some(piece) = self.queue.take(stream, mss) else { return };
+            let Some(piece) = self.queue.take(stream, mss, longest) else { return };
             let sn = self.inflight.nxt();
             writer.push(&Header { sn, frg: piece.frg, len: wire_len(len), ..template }, &piece.data);
             if !self.inflight.has_unacked() {
                 self.progress_at = now;
             }
             self.inflight.push(piece.frg, piece.data, ts, now);
+            self.note_proof(sn, ts);
             self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
         }
@@ -122,7 +126,18 @@ impl Engine {
     fn write_control(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
         let rcv_nxt = self.assembler.next();
         let template = self.header(Command::Ack, CONTROL_SN, 0);
-        while let Some((sn, ts)) = self.acks.peek(rcv_nxt) {
+        // Bytes already in this run count against the allowance too.
+        let mut room = self.allowance().saturating_sub(writer.len() as u64) / HEADER_LEN as u64;
+        let mut may_send = || {
+            let yes = room > 0;
+            room = room.saturating_sub(1);
+            yes
+        };
+        let withhold = self.withholds_acks();
+        while !withhold && let Some((sn, ts)) = self.acks.peek(rcv_nxt) {
+            if !may_send() {
+                return;
+            }
             if !writer.reserve(HEADER_LEN, max_datagrams) {
                 self.ack_due = Some(now);
                 return;
@@ -131,40 +146,53 @@ impl Engine {
             self.acks.pop(rcv_nxt);
             self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);
         }
-        while writer.has_room(HEADER_LEN)
+        while !withhold
+            && writer.has_room(HEADER_LEN)
+            && may_send()
             && let Some((sn, ts)) = self.acks.next_repeat(rcv_nxt)
         {
             writer.push(&Header { sn, ts, ..template }, &[]);
             self.stats.acks_repeated = self.stats.acks_repeated.wrapping_add(1);
         }
-        self.acks.end_flush();
-        self.ack_due = None;
-        self.unacked = 0;
-        if self.ask && writer.reserve(HEADER_LEN, max_datagrams) {
+        if !withhold {
+            self.acks.end_flush();
+            self.ack_due = None;
+            self.unacked = 0;
+        }
+        if self.ask && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {
             writer.push(&Header { cmd: Command::Wask, ..template }, &[]);
             self.ask = false;
             self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
         }
-        if self.tell && writer.reserve(HEADER_LEN, max_datagrams) {
+        if self.tell && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {
             writer.push(&Header { cmd: Command::Wins, ..template }, &[]);
             self.tell = false;
             self.stats.announcements_sent = self.stats.announcements_sent.wrapping_add(1);
         }
     }
 
-    fn header(&self, cmd: Command, sn: Seq, ts: u32) -> Header {
-        let (wnd, una) = (self.free_window(), self.assembler.next());
+    pub(super) fn header(&self, cmd: Command, sn: Seq, ts: u32) -> Header {
+        let una = if self.withholds_acks() { Seq::new(0) } else { self.assembler.next() };
+        let wnd = self.free_window();
         Header { conv: self.conv, cmd, frg: 0, wnd, ts, sn, una, len: 0 }
     }
 
-    /// The probe that opens a session: `WASK` with sn 0 and una 0.
-    pub(crate) fn write_opening_probe(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Transmit {
-        let header = self.header(Command::Wask, Seq::new(0), self.clock.stamp(now));
+    /// The probe that opens a session: `WASK` with sn 0 and una 0, perhaps with a hello.
+    pub(crate) fn write_opening_probe(
+        &mut self,
+        now: Timestamp,
+        payload: &[u8],
+        buf: &mut Vec<u8>,
+    ) -> Transmit {
+        let mut header = self.header(Command::Wask, Seq::new(0), self.clock.stamp(now));
+        header.len = wire_len(payload.len());
         buf.extend_from_slice(&header.encode());
+        buf.extend_from_slice(payload);
         self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
-        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(1);
-        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(HEADER_LEN as u64);
-        Transmit { datagrams: 1, stride: HEADER_LEN, len: HEADER_LEN }
+        let len = HEADER_LEN.saturating_add(payload.len());
+        let run = Transmit { datagrams: 1, stride: len, len };
+        self.count_sent(&run);
+        run
     }
 
     /// Segments that may be in flight: the smallest of the three windows.

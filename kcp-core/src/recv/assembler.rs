@@ -35,6 +35,11 @@ impl Assembler {
         self.next
     }
 
+    /// One past the last segment that has arrived.
+    pub(crate) fn end(&self) -> Seq {
+        self.next.plus(u32::try_from(self.slots.len()).unwrap_or(u32::MAX))
+    }
+
     /// Payload bytes held.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes

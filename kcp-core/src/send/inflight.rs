@@ -166,6 +166,11 @@ impl Inflight {
         order
     }
 
+    /// Whether `ts` is that of the latest transmission of `sn`, and it is not acknowledged.
+    pub(crate) fn is_in_flight(&self, sn: Seq, ts: u32) -> bool {
+        self.get(sn).is_some_and(|slot| slot.ts == ts && !slot.acked)
+    }
+
     /// Applies an ACK for (sn, ts).
     pub(crate) fn on_ack(&mut self, sn: Seq, ts: u32) -> AckOutcome {
         if sn.is_before(self.una) {
@@ -326,11 +331,6 @@ impl Inflight {
             self.due.pop_front();
         }
         None
-    }
-
-    /// Whether something waits to be sent again.
-    pub(crate) fn has_due(&mut self) -> bool {
-        self.peek_due().is_some()
     }
 
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO

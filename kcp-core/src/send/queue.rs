@@ -135,9 +135,9 @@ impl SendQueue {
         }
     }
 
-    /// Cuts the next segment's payload.
-    pub(crate) fn take(&mut self, stream: bool, mss: usize) -> Option<Piece> {
-        let piece = if stream { self.take_stream(mss) } else { self.take_fragment(mss) }?;
+    /// Cuts the next segment's payload: at most `longest` bytes, which is less than `mss` while little may be sent.
+    pub(crate) fn take(&mut self, stream: bool, mss: usize, longest: usize) -> Option<Piece> {
+        let piece = if stream { self.take_stream(longest) } else { self.take_fragment(mss, longest) }?;
         self.bytes = self.bytes.saturating_sub(piece.data.len());
         Some(piece)
     }
@@ -169,19 +169,23 @@ impl SendQueue {
         Some(Piece { frg: 0, data: joined.freeze() })
     }
 
-    fn take_fragment(&mut self, mss: usize) -> Option<Piece> {
+    fn take_fragment(&mut self, mss: usize, longest: usize) -> Option<Piece> {
         if let Some(piece) = self.fragments.pop_front() {
             return Some(piece);
         }
         let mut rest = self.chunks.pop_front()?;
         // All fragments are cut at once: their numbers count down from the first, so a later change of the mtu must
         // not change how many there are. Admission has checked that the count fits `frg`.
+        let first = rest.split_to(rest.len().min(longest));
+        if rest.is_empty() {
+            return Some(Piece { frg: 0, data: first });
+        }
         let count = fragments_of(rest.len(), mss);
         for left in (0..count).rev() {
             let data = rest.split_to(rest.len().min(mss));
             self.fragments.push_back(Piece { frg: u8::try_from(left).unwrap_or(u8::MAX), data });
         }
-        self.fragments.pop_front()
+        Some(Piece { frg: u8::try_from(count).unwrap_or(u8::MAX), data: first })
     }
 }
 
@@ -197,7 +201,7 @@ mod tests {
     use alloc::vec::Vec;
 
     fn drain(queue: &mut SendQueue, stream: bool, mss: usize) -> Vec<(u8, Vec<u8>)> {
-        core::iter::from_fn(|| queue.take(stream, mss)).map(|p| (p.frg, p.data.to_vec())).collect()
+        core::iter::from_fn(|| queue.take(stream, mss, mss)).map(|p| (p.frg, p.data.to_vec())).collect()
     }
 
     #[test]
@@ -246,7 +250,7 @@ mod tests {
             sent.extend_from_slice(&data);
             queue.push_bytes(&data, 90);
             if i % 3 == 0 {
-                got.extend(queue.take(true, 90).map(|p| p.data.to_vec()).unwrap_or_default());
+                got.extend(queue.take(true, 90, 90).map(|p| p.data.to_vec()).unwrap_or_default());
             }
         }
         got.extend(drain(&mut queue, true, 90).into_iter().flat_map(|(_, p)| p));
@@ -259,7 +263,7 @@ mod tests {
         queue.push_message(Bytes::from(vec![1; 250]));
         queue.push_message(Bytes::new());
         assert_eq!(queue.segments(false, 100), 4);
-        let first = queue.take(false, 100).unwrap();
+        let first = queue.take(false, 100, 100).unwrap();
         assert_eq!((first.frg, first.data.len()), (2, 100));
         let rest = drain(&mut queue, false, 30);
         assert_eq!(rest.iter().map(|(f, p)| (*f, p.len())).collect::<Vec<_>>(), [(1, 100), (0, 50), (0, 0)]);

@@ -5,6 +5,7 @@ use core::time::Duration;
 use crate::config::SessionConfig;
 use crate::engine::Engine;
 use crate::error::CloseReason;
+use crate::session::extension::Extension;
 use crate::time::{Timestamp, saturating_micros};
 
 /// First wait for an answer to the opening probe, then 1.5 times as long each, at most 2 s.
@@ -92,6 +93,7 @@ impl Liveness {
         &self,
         config: &SessionConfig,
         engine: &Engine,
+        extension: &Extension,
     ) -> impl Iterator<Item = (Timestamp, CloseReason)> + use<> {
         let limit = |since: Option<Timestamp>, after: Option<Duration>, reason| {
             since.zip(after).map(|(since, after)| (since + after, reason))
@@ -99,6 +101,7 @@ impl Liveness {
         [
             limit(Some(self.last_heard), config.idle_timeout, CloseReason::IdleTimeout),
             limit(engine.stalled_since(), config.user_timeout, CloseReason::UserTimeout),
+            limit(extension.fin_since(), config.user_timeout, CloseReason::UserTimeout),
             limit(engine.window_closed_since(), config.zero_window_timeout, CloseReason::ZeroWindowTimeout),
         ]
         .into_iter()
@@ -109,12 +112,18 @@ impl Liveness {
         &self,
         config: &SessionConfig,
         engine: &Engine,
+        extension: &Extension,
         now: Timestamp,
     ) -> Option<CloseReason> {
-        self.limits(config, engine).find(|&(at, _)| at <= now).map(|(_, reason)| reason)
+        self.limits(config, engine, extension).find(|&(at, _)| at <= now).map(|(_, reason)| reason)
     }
 
-    pub(super) fn next(&self, config: &SessionConfig, engine: &Engine) -> Option<Timestamp> {
-        self.limits(config, engine).map(|(at, _)| at).chain(self.next_keepalive).min()
+    pub(super) fn next(
+        &self,
+        config: &SessionConfig,
+        engine: &Engine,
+        extension: &Extension,
+    ) -> Option<Timestamp> {
+        self.limits(config, engine, extension).map(|(at, _)| at).chain(self.next_keepalive).min()
     }
 }

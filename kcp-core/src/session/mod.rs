@@ -1,5 +1,6 @@
 //! A session: the engine plus its beginning, its liveness and its end.
 
+mod extension;
 mod lifecycle;
 
 use alloc::sync::Arc;
@@ -11,11 +12,18 @@ use bytes::Bytes;
 use crate::config::SessionConfig;
 use crate::congestion::Controller;
 use crate::engine::{Engine, Params};
-use crate::error::{CloseReason, InputError, ReadError, SendError, WriteError};
+use crate::error::{CloseReason, DatagramError, InputError, ReadError, SendError, WriteError};
+use crate::seed::{Seed, next_nonce};
 use crate::stats::Stats;
 use crate::time::Timestamp;
+use crate::wire::control::{Control, MAGIC, controls};
 use crate::wire::datagram::{Framing, Transmit};
+use crate::wire::{Command, Segments};
+use extension::{Extension, Verdict};
 use lifecycle::{Liveness, Opening};
+
+/// Challenges to another address, in microseconds apart: it may be a victim's.
+const CHALLENGE_INTERVAL: u64 = 100_000;
 
 /// Something the application or the driver wants to know.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -27,7 +35,9 @@ pub enum Event {
     Readable,
     /// A write that was blocked would take something now.
     Writable,
-    /// After [`Session::shutdown`]: everything written has been acknowledged by the peer.
+    /// An unreliable datagram has arrived.
+    Datagram,
+    /// After [`Session::shutdown`]: everything written has been acknowledged by the peer, and it knows that this was all.
     Drained,
     /// The session has ended; nothing more will be transmitted. What arrived in order before can still be read.
     Closed(CloseReason),
@@ -47,6 +57,7 @@ struct Pending {
     connected: bool,
     readable: bool,
     writable: bool,
+    datagram: bool,
     drained: bool,
     closed: bool,
 }
@@ -60,12 +71,12 @@ struct Pending {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use kcp_core::{Event, Framing, Session, SessionConfig, Timestamp};
+/// use kcp_core::{Event, Framing, Seed, Session, SessionConfig, Timestamp};
 ///
 /// let config = Arc::new(SessionConfig::turbo());
 /// let now = Timestamp::ZERO;
-/// let mut client = Session::established(7, config.clone(), 1, now);
-/// let mut server = Session::established(7, config, 2, now);
+/// let mut client = Session::established(7, config.clone(), Seed::from_u64(1), now);
+/// let mut server = Session::established(7, config, Seed::from_u64(2), now);
 ///
 /// client.write(now, b"hello")?;
 /// let mut datagrams = Vec::new();
@@ -84,6 +95,14 @@ pub struct Session {
     config: Arc<SessionConfig>,
     state: State,
     liveness: Liveness,
+    extension: Extension,
+    /// Sequences of nonces, each with a secret of its own.
+    ping_nonces: u64,
+    path_nonces: u64,
+    /// The latest challenge to another address, and when the next one may be.
+    challenge: Option<(u64, Timestamp)>,
+    /// The stream is gone: new data is answered with a reset.
+    orphaned: bool,
     /// No more writes are taken.
     shutdown: bool,
     /// Length of the shortest write that was refused for lack of room since the last `Writable`.
@@ -96,25 +115,48 @@ impl Session {
     /// anything valid comes back ([`Event::Connected`]) or the connect timeout ends it. Data may be written at once; it
     /// leaves after the answer.
     ///
-    /// `conv` must be random and not 0; `seed` gives the timestamp offset and the jitter, from a secure source where
-    /// strangers can reach the socket.
+    /// `conv` must be random and not 0.
     #[must_use]
-    pub fn connect(conv: u32, config: Arc<SessionConfig>, seed: u64, now: Timestamp) -> Self {
+    pub fn connect(conv: u32, config: Arc<SessionConfig>, seed: Seed, now: Timestamp) -> Self {
         let opening = Opening::new(now, config.connect_timeout);
         Self::new(conv, config, seed, now, State::Opening(opening))
     }
 
-    /// Opens without asking: the passive side, or an active side whose peer answers no probes.
+    /// The passive side, towards an address that may be forged: until the peer has proven that it gets what is sent there,
+    /// no more than three times of what came from it leaves.
     #[must_use]
-    pub fn established(conv: u32, config: Arc<SessionConfig>, seed: u64, now: Timestamp) -> Self {
+    pub fn accept(conv: u32, config: Arc<SessionConfig>, seed: Seed, now: Timestamp) -> Self {
+        let mut session = Self::new(conv, config, seed, now, State::Open);
+        session.engine.distrust();
+        session
+    }
+
+    /// Opens actively without waiting for an answer: data leaves at once, a hello beside it.
+    #[must_use]
+    pub fn connect_lazy(conv: u32, config: Arc<SessionConfig>, seed: Seed, now: Timestamp) -> Self {
+        let mut session = Self::connect(conv, config, seed, now);
+        session.state = State::Open;
+        session.extension.opened(now);
+        session
+    }
+
+    /// Opens without asking and without a hello: either side where addresses cannot be forged.
+    #[must_use]
+    pub fn established(conv: u32, config: Arc<SessionConfig>, seed: Seed, now: Timestamp) -> Self {
         Self::new(conv, config, seed, now, State::Open)
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "splits the seed into its halves")]
-    fn new(conv: u32, config: Arc<SessionConfig>, seed: u64, now: Timestamp, state: State) -> Self {
-        let engine = Engine::new(conv, Params::new(&config), config.nodelay.nc, seed as u32, now);
-        let liveness = Liveness::new(&config, (seed >> 32) as u32, now);
+    fn new(conv: u32, config: Arc<SessionConfig>, seed: Seed, now: Timestamp, state: State) -> Self {
+        let engine = Engine::new(conv, Params::new(&config), config.nodelay.nc, seed.ts_offset, now);
+        let liveness = Liveness::new(&config, seed.jitter, now);
+        let dialled = matches!(state, State::Opening(_));
+        let extension = Extension::new(config.extensions, seed.token, dialled);
         Self {
+            extension,
+            ping_nonces: seed.ping,
+            path_nonces: seed.path,
+            challenge: None,
+            orphaned: false,
             engine,
             config,
             state,
@@ -141,6 +183,7 @@ impl Session {
         if let State::Closed(reason) = self.state {
             return Err(InputError::Closed(reason));
         }
+        let opening = self.is_connecting();
         let heard = self.engine.input(now, datagram)?;
         if self.engine.is_broken() {
             self.close(CloseReason::ProtocolError);
@@ -151,12 +194,50 @@ impl Session {
             if matches!(self.state, State::Opening(_)) {
                 self.state = State::Open;
                 self.pending.connected = true;
+                self.extension.opened(now);
             }
         }
         self.pending.readable |= heard.readable;
-        if heard.acked {
+        if heard.plain_wins {
+            self.extension.on_plain_answer();
+        }
+        if heard.control {
+            self.apply_controls(now, datagram, opening)?;
+        }
+        if self.extension.is_contradicted(&self.engine) {
+            self.close(CloseReason::ProtocolError);
+            return Err(InputError::Closed(CloseReason::ProtocolError));
+        }
+        if self.engine.is_guessing() {
+            self.close(CloseReason::ProtocolError);
+            return Err(InputError::Closed(CloseReason::ProtocolError));
+        }
+        if self.extension.is_complete(&self.engine) {
+            // A reader that waits learns that nothing more comes.
+            self.pending.readable = true;
+        }
+        if heard.acked || heard.control || heard.readable {
             self.note_progress();
         }
+        Ok(())
+    }
+
+    fn apply_controls(&mut self, now: Timestamp, datagram: &[u8], opening: bool) -> Result<(), InputError> {
+        let had = self.extension.has_datagram();
+        for (header, payload) in Segments::parse(datagram, self.engine.conv())? {
+            if payload.is_empty() || header.cmd == Command::Push {
+                continue;
+            }
+            let reason = match self.extension.apply(now, &header, payload, &mut self.engine) {
+                Verdict::Nothing => continue,
+                Verdict::Reset if opening => CloseReason::Refused,
+                Verdict::Reset => CloseReason::Reset,
+                Verdict::Broken => CloseReason::ProtocolError,
+            };
+            self.close(reason);
+            return Err(InputError::Closed(reason));
+        }
+        self.pending.datagram |= !had && self.extension.has_datagram();
         Ok(())
     }
 
@@ -166,12 +247,16 @@ impl Session {
         let expired = match &self.state {
             State::Closed(_) => None,
             State::Opening(opening) => opening.expired(now),
-            State::Open => self.liveness.expired(&self.config, &self.engine, now),
+            State::Open => self.liveness.expired(&self.config, &self.engine, &self.extension, now),
         };
         if let Some(reason) = expired {
             self.close(reason);
         } else if matches!(self.state, State::Open) && self.liveness.keepalive_due(now) {
-            self.engine.ask_window();
+            if self.extension.is_on() {
+                self.extension.ask();
+            } else {
+                self.engine.ask_window();
+            }
         }
     }
 
@@ -252,13 +337,96 @@ impl Session {
         }
     }
 
-    /// Ends the session at once, without telling the peer: plain KCP has no way to. What was not read or not
-    /// acknowledged is lost.
+    /// Ends the session at once; a plain peer cannot be told. What was not read or not acknowledged is lost.
     pub fn abort(&mut self) {
         if !self.is_closed() {
             self.close(CloseReason::Aborted);
             self.engine.forget(true);
         }
+    }
+
+    /// Sends a datagram that is neither repeated nor ordered. A few wait when the network is slow; then the oldest are
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`DatagramError`]; nothing was kept then.
+    pub fn send_datagram(&mut self, data: Bytes) -> Result<(), DatagramError> {
+        if self.check_writable().is_err() {
+            return Err(DatagramError::Closed);
+        }
+        if !self.extension.is_on() {
+            return Err(DatagramError::Unsupported);
+        }
+        let limit = self.max_datagram();
+        if data.len() > limit {
+            return Err(DatagramError::TooLarge { limit });
+        }
+        self.extension.send_datagram(data);
+        Ok(())
+    }
+
+    /// The oldest unreliable datagram that has arrived.
+    pub fn recv_datagram(&mut self) -> Option<Bytes> {
+        self.extension.recv_datagram()
+    }
+
+    /// Longest unreliable datagram, in bytes.
+    #[must_use]
+    pub fn max_datagram(&self) -> usize {
+        Extension::max_datagram(self.config.mtu)
+    }
+
+    /// Whether both ends speak the extensions: then the end of a stream is told, and datagrams can be sent.
+    #[must_use]
+    pub const fn is_extended(&self) -> bool {
+        self.extension.is_on()
+    }
+
+    /// A segment of this conversation came from another address: the question to send there, if it is time for one. Its
+    /// answer [proves](Self::proves_path) that the peer has moved.
+    pub fn challenge_path(&mut self, now: Timestamp) -> Option<Vec<u8>> {
+        let wait = self.challenge.is_some_and(|(_, next)| now < next);
+        if wait || !self.extension.is_on() || self.is_closed() {
+            return None;
+        }
+        let nonce = next_nonce(&mut self.path_nonces);
+        self.challenge = Some((nonce, now.plus_micros(CHALLENGE_INTERVAL)));
+        let mut payload = alloc::vec![MAGIC];
+        Control::PathChallenge { nonce }.encode(&mut payload);
+        let mut datagram = Vec::new();
+        self.engine.write_payload(now, Command::Wins, &payload, &mut datagram)?;
+        Some(datagram)
+    }
+
+    /// Whether a datagram from another address answers the challenge, so that the session may move there.
+    pub fn proves_path(&mut self, datagram: &[u8]) -> bool {
+        let Some((expected, _)) = self.challenge else { return false };
+        let (own, _) = self.extension.tokens();
+        let answer = Control::PathResponse { nonce: expected, token: own };
+        let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
+        let proven = segments.any(|(_, payload)| {
+            controls(payload).is_some_and(|mut all| all.any(|control| control == answer))
+        });
+        if proven {
+            self.challenge = None;
+        }
+        proven
+    }
+
+    /// The path has changed: what is in flight may be lost, and the peer shall hear from us.
+    pub fn probe_path(&mut self) {
+        if self.extension.is_on() {
+            self.extension.ask();
+        } else {
+            self.engine.ask_window();
+        }
+    }
+
+    /// What is needed to answer for this session after it has ended.
+    #[must_use]
+    pub fn epitaph(&self) -> crate::admission::Epitaph {
+        let (own, peer) = self.extension.tokens();
+        crate::admission::Epitaph { una: self.engine.una(), own, peer }
     }
 
     /// Ends the session at once as [`abort`](Self::abort) does, but what arrived in order can still be read: for a
@@ -269,10 +437,22 @@ impl Session {
         }
     }
 
-    /// The reader is gone: what arrives is acknowledged and thrown away, so that the peer's window stays open while
-    /// our own last bytes are delivered.
-    pub fn discard_input(&mut self, now: Timestamp) {
+    /// Reader and writer are gone. What arrives is acknowledged and thrown away, so that the peer's window stays open while
+    /// our own last bytes are delivered. As TCP does, a session is reset at once when something was left unread, if the
+    /// peer can be told.
+    pub fn orphan(&mut self, now: Timestamp) {
+        if self.extension.is_on() && self.engine.has_unread() {
+            return self.abort();
+        }
+        self.orphaned = true;
         self.engine.discard_input(now);
+        self.shutdown();
+    }
+
+    /// Whether nothing is left to do for an [orphaned](Self::orphan) session.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.orphaned && self.is_drained() && !self.owes_acks()
     }
 
     // ---- out ----
@@ -280,17 +460,37 @@ impl Session {
     /// Appends one run of datagrams to `buf`; `None` when nothing is due (now).
     pub fn poll_transmit(&mut self, now: Timestamp, framing: Framing, buf: &mut Vec<u8>) -> Option<Transmit> {
         let run = match &mut self.state {
-            State::Closed(_) => return None,
+            State::Closed(_) if !self.extension.has_last_word() => return None,
+            State::Closed(_) => return self.transmit_control(now, buf),
             State::Opening(opening) => {
-                return opening.probe_due(now).then(|| self.engine.write_opening_probe(now, buf));
+                if !opening.probe_due(now) {
+                    return None;
+                }
+                let hello = self.extension.hello(self.config.mtu);
+                return Some(self.engine.write_opening_probe(now, &hello, buf));
             }
-            State::Open => self.engine.transmit(now, framing, false, buf),
+            State::Open => match self.engine.transmit(now, framing, false, buf) {
+                None => self.transmit_control(now, buf),
+                run => run,
+            },
         };
         if self.engine.is_dead() {
             self.close(CloseReason::DeadLink);
         }
         self.note_progress();
         run
+    }
+
+    fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let next = self.extension.next(self.shutdown, &self.engine);
+        if next.is_none_or(|at| at > now) {
+            return None;
+        }
+        let limit = self.config.mss();
+        let nonces = &mut self.ping_nonces;
+        let (cmd, payload) =
+            self.extension.take(now, self.shutdown, limit, || next_nonce(nonces), &self.engine)?;
+        self.engine.write_payload(now, cmd, &payload, buf)
     }
 
     /// The next event, each at most once.
@@ -300,6 +500,7 @@ impl Session {
             (&mut pending.connected, Event::Connected),
             (&mut pending.readable, Event::Readable),
             (&mut pending.writable, Event::Writable),
+            (&mut pending.datagram, Event::Datagram),
             (&mut pending.drained, Event::Drained),
         ] {
             if core::mem::take(flag) {
@@ -318,7 +519,11 @@ impl Session {
         let deadlines = match &self.state {
             State::Closed(_) => return None,
             State::Opening(opening) => return Some(opening.next()),
-            State::Open => [self.engine.deadline(), self.liveness.next(&self.config, &self.engine)],
+            State::Open => [
+                self.engine.deadline(),
+                self.liveness.next(&self.config, &self.engine, &self.extension),
+                self.extension.next(self.shutdown, &self.engine),
+            ],
         };
         deadlines.into_iter().flatten().min()
     }
@@ -334,7 +539,7 @@ impl Session {
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.engine.stats()
+        Stats { datagrams_dropped: self.extension.datagrams_dropped, ..self.engine.stats() }
     }
 
     /// The parameters.
@@ -376,10 +581,12 @@ impl Session {
         !self.shutdown && !self.is_closed() && self.engine.is_writable()
     }
 
-    /// Whether everything written has been acknowledged.
+    /// Whether everything written has been acknowledged; after [`shutdown`](Self::shutdown) also that this was all, where
+    /// the peer can be told.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.engine.is_drained()
+        let told = !self.shutdown || !self.extension.is_on() || self.extension.is_fin_acked();
+        self.engine.is_drained() && told
     }
 
     /// Whether acknowledgements wait to be sent: a peer that never gets them takes its data for lost.
@@ -417,7 +624,17 @@ impl Session {
     }
 
     fn nothing_to_read(&self) -> ReadError {
-        self.close_reason().map_or(ReadError::Empty, ReadError::Closed)
+        let ended = self.extension.is_complete(&self.engine);
+        match self.close_reason() {
+            Some(CloseReason::Finished) => ReadError::EndOfStream,
+            Some(CloseReason::IdleTimeout) if self.config.idle_is_eof && !self.is_extended() => {
+                ReadError::EndOfStream
+            }
+            Some(CloseReason::Aborted) => ReadError::Closed(CloseReason::Aborted),
+            _ if ended => ReadError::EndOfStream,
+            Some(reason) => ReadError::Closed(reason),
+            None => ReadError::Empty,
+        }
     }
 
     fn note_blocked(&mut self, error: Option<&WriteError>, len: usize) {
@@ -433,14 +650,23 @@ impl Session {
             self.write_blocked = None;
             self.pending.writable = true;
         }
-        if self.shutdown && !self.liveness.drained && self.engine.is_drained() {
+        if self.shutdown && !self.liveness.drained && self.is_drained() {
             self.liveness.drained = true;
             self.pending.drained = true;
+        }
+        if !self.is_closed() && self.shutdown && self.extension.is_finished(&self.engine) {
+            self.close(CloseReason::Finished);
         }
     }
 
     fn close(&mut self, reason: CloseReason) {
+        // The peer need not wait for its own timeout.
+        let told = matches!(reason, CloseReason::Finished | CloseReason::Reset | CloseReason::Refused);
+        if !told && !self.is_done() {
+            self.extension.owe_reset();
+        }
         self.state = State::Closed(reason);
+        self.pending.connected &= reason != CloseReason::Refused;
         self.pending.closed = true;
         // Blocked readers and writers have to learn of it.
         self.pending.readable = true;

@@ -9,7 +9,7 @@ use kcp_netsim::LinkConfig;
 use super::util::{Pair, lone, output, quiet, segment, sent};
 use crate::wire::Command::{Ack, Push, Wask, Wins};
 use crate::{
-    CloseReason, Event, Framing, InputError, ReadError, Session, SessionConfig, Timestamp, WriteError,
+    CloseReason, Event, Framing, InputError, ReadError, Seed, Session, SessionConfig, Timestamp, WriteError,
     admission,
 };
 
@@ -24,7 +24,7 @@ fn events(end: &mut Session) -> Vec<Event> {
 #[test]
 fn connect_probes_until_answered() {
     let config = Arc::new(quiet());
-    let mut client = Session::connect(77, config.clone(), 9, at(0));
+    let mut client = Session::connect(77, config.clone(), Seed::from_u64(9), at(0));
     assert!(client.is_connecting());
     client.write(at(0), b"early").unwrap();
     let mut probe = Vec::new();
@@ -32,23 +32,25 @@ fn connect_probes_until_answered() {
     assert!(client.poll_transmit(at(0), Framing::default(), &mut probe).is_none(), "one, and no data yet");
     assert_eq!(admission::first_segment(&probe, 128), Some((77, admission::Opening::Probe)));
     assert_eq!(client.poll_timeout(), Some(at(200)));
-    assert_eq!(sent(&mut client, at(200)), [(Wask, 0, 0)]);
+    // A hello of 512 bytes, which plain peers skip.
+    assert_eq!(sent(&mut client, at(200)), [(Wask, 0, 488)]);
     assert_eq!(client.poll_timeout(), Some(at(500)));
 
-    let mut server = Session::established(77, config, 1, at(30));
+    let mut server = Session::established(77, config, Seed::from_u64(1), at(30));
     server.handle_datagram(at(30), &probe).unwrap();
     let mut answer = Vec::new();
     server.poll_transmit(at(30), Framing::default(), &mut answer).unwrap();
     client.handle_datagram(at(260), &answer).unwrap();
     assert!(!client.is_connecting());
     assert_eq!(events(&mut client), [Event::Connected]);
-    assert_eq!(sent(&mut client, at(260)), [(Push, 0, 5)]);
+    // And the proof that the hello's answer has come.
+    assert_eq!(sent(&mut client, at(260)), [(Push, 0, 5), (Wins, 1, 12)]);
 }
 
 #[test]
 fn connect_times_out_and_junk_does_not_complete_it() {
     let config = Arc::new(quiet().connect_timeout(Duration::from_secs(2)));
-    let mut client = Session::connect(77, config, 9, at(0));
+    let mut client = Session::connect(77, config, Seed::from_u64(9), at(0));
     assert!(client.handle_datagram(at(1), b"not a segment").is_err());
     assert!(client.handle_datagram(at(1), &segment(Wins, 0, 128, 0, 0, 9, b"")).is_err(), "una beyond");
     assert!(client.is_connecting());
@@ -176,7 +178,7 @@ fn abort_is_immediate() {
 #[test]
 fn discarded_input_is_acknowledged() {
     let mut end = lone(quiet().recv_window(4));
-    end.discard_input(at(0));
+    end.orphan(at(0));
     for sn in 0..100 {
         end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, &[0; 500])).unwrap();
     }

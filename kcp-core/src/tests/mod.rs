@@ -11,3 +11,5 @@ mod util;
 mod windows;
 
 pub(crate) use util::Rng;
+mod amplification;
+mod extension;

@@ -10,7 +10,7 @@ use kcp_netsim::{Link, LinkConfig};
 
 use crate::seq::Seq;
 use crate::wire::{Command, Header};
-use crate::{Event, Framing, Session, SessionConfig, Timestamp};
+use crate::{Event, Framing, Seed, Session, SessionConfig, Timestamp};
 
 /// splitmix64: all a test needs of randomness.
 pub(crate) struct Rng(u64);
@@ -59,7 +59,10 @@ impl Pair {
         for config in [&a, &b] {
             config.validate().unwrap();
         }
-        let mut ends = [Session::established(77, a, seed, START), Session::established(77, b, !seed, START)];
+        let mut ends = [
+            Session::established(77, a, Seed::from_u64(seed), START),
+            Session::established(77, b, Seed::from_u64(!seed), START),
+        ];
         // Sequence numbers wrap within the first segments of most transfers.
         let (s0, s1) = (0u32.wrapping_sub(seed as u32 % 40), 0u32.wrapping_sub(seed as u32 % 7));
         ends[0].set_initial_sn(s0, s1);
@@ -189,7 +192,7 @@ pub(crate) fn segment(cmd: Command, frg: u8, wnd: u16, ts: u32, sn: u32, una: u3
 
 /// One end alone, its sequence numbers starting at 0.
 pub(crate) fn lone(config: SessionConfig) -> Session {
-    Session::established(77, Arc::new(config), 0, Timestamp::ZERO)
+    Session::established(77, Arc::new(config), Seed::from_u64(0), Timestamp::ZERO)
 }
 
 /// Everything that an end wants to send now, datagram by datagram, parsed.

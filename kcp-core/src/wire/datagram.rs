@@ -118,6 +118,11 @@ impl<'a> DatagramWriter<'a> {
         self.buf.extend_from_slice(payload);
     }
 
+    /// Bytes of the run so far.
+    pub(crate) fn len(&self) -> usize {
+        self.buf.len().saturating_sub(self.base)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.datagrams == 0
     }

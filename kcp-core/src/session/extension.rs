@@ -1,0 +1,428 @@
+//! What two of ours tell each other beyond KCP: hello, end of stream, reset, signs of life, moves, datagrams.
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::engine::Engine;
+use crate::seq::Seq;
+use crate::time::Timestamp;
+use crate::wire::control::{Control, DATAGRAM_OVERHEAD, MAGIC, controls, pad};
+use crate::wire::{Command, HEADER_LEN, Header};
+
+/// The hello buys the answering side room for a full segment: it may send three times what it got from an address that
+/// is not proven yet.
+const HELLO_LEN: usize = 512;
+/// Between hellos in an open session, in microseconds.
+const HELLO_WAIT: u64 = 200_000;
+/// Hellos to a peer that answers like a plain one.
+const MAX_HELLOS: u32 = 5;
+/// First wait for a `FinAck` at least, and longest, in microseconds.
+const MIN_FIN_WAIT: u64 = 100_000;
+const MAX_FIN_WAIT: u64 = 2_000_000;
+/// Forged resets in a row before resets are ignored for a while.
+const MAX_WRONG_RESETS: u32 = 8;
+const RESET_DEAFNESS: u64 = 10_000_000;
+/// Bytes of unreliable datagrams that wait, in each direction; the oldest are dropped first.
+const DATAGRAM_BUFFER: usize = 64 * 1024;
+/// Each counts at least so much: empty ones are bounded too.
+const DATAGRAM_COST: usize = 64;
+
+/// Our own end of the stream.
+#[derive(Copy, Clone, Debug)]
+enum Fin {
+    /// Not sent yet.
+    Open,
+    Sent {
+        sn: Seq,
+        next: Timestamp,
+        wait: u64,
+        since: Timestamp,
+    },
+    Acked,
+}
+
+/// What a datagram's control messages mean for the session.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(super) enum Verdict {
+    Nothing,
+    /// The peer reset the session, and proved that it may.
+    Reset,
+    /// The peer contradicts itself.
+    Broken,
+}
+
+/// Bytes of a bounded queue that drops its oldest entries.
+#[derive(Debug, Default)]
+struct DatagramQueue {
+    queue: VecDeque<Bytes>,
+    cost: usize,
+}
+
+impl DatagramQueue {
+    /// How many old ones were dropped for it.
+    fn push(&mut self, data: Bytes) -> u64 {
+        let mut dropped = 0u64;
+        self.cost = self.cost.saturating_add(data.len().max(DATAGRAM_COST));
+        self.queue.push_back(data);
+        while self.cost > DATAGRAM_BUFFER && self.queue.len() > 1 {
+            self.pop();
+            dropped = dropped.saturating_add(1);
+        }
+        dropped
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let data = self.queue.pop_front()?;
+        self.cost = self.cost.saturating_sub(data.len().max(DATAGRAM_COST));
+        if self.queue.is_empty() {
+            // An idle session keeps no buffer.
+            self.queue = VecDeque::new();
+        }
+        Some(data)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Extension {
+    enabled: bool,
+    /// Issued by us; the peer proves with it that it has seen the handshake.
+    own: u64,
+    /// Issued by the peer. Some: the extensions are on.
+    peer: Option<u64>,
+    /// We dialled: hellos sent.
+    hellos: Option<u32>,
+    /// The session is open, and neither a hello's answer nor a plain peer's has come: when to repeat it.
+    next_hello: Option<Timestamp>,
+    fin: Fin,
+    /// The peer's stream ends before this sn.
+    peer_fin: Option<Seq>,
+    /// Owed: the answer to a hello, ours to its answer, to a `Fin`, a `Ping`, a challenge; a reset.
+    hello_ack: bool,
+    token: bool,
+    fin_ack: Option<Seq>,
+    pong: Option<u64>,
+    path_response: Option<u64>,
+    reset: bool,
+    /// A keepalive is owed; the nonce of the latest one.
+    ping_owed: bool,
+    ping: Option<u64>,
+    wrong_resets: u32,
+    ignore_resets_until: Timestamp,
+    out: DatagramQueue,
+    inbox: DatagramQueue,
+    pub(super) datagrams_dropped: u64,
+}
+
+impl Extension {
+    pub(super) fn new(enabled: bool, token: u64, dialled: bool) -> Self {
+        Self {
+            enabled,
+            own: token,
+            peer: None,
+            hellos: dialled.then_some(0),
+            next_hello: None,
+            fin: Fin::Open,
+            peer_fin: None,
+            hello_ack: false,
+            token: false,
+            fin_ack: None,
+            pong: None,
+            path_response: None,
+            reset: false,
+            ping_owed: false,
+            ping: None,
+            wrong_resets: 0,
+            ignore_resets_until: Timestamp::ZERO,
+            out: DatagramQueue::default(),
+            inbox: DatagramQueue::default(),
+            datagrams_dropped: 0,
+        }
+    }
+
+    /// Both ends speak it.
+    pub(super) const fn is_on(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    /// The tokens: issued by us, issued by the peer.
+    pub(super) const fn tokens(&self) -> (u64, Option<u64>) {
+        (self.own, self.peer)
+    }
+
+    /// The session is open, but no answer to a hello has opened it.
+    pub(super) fn opened(&mut self, now: Timestamp) {
+        if self.enabled && self.peer.is_none() && self.hellos.is_some() {
+            self.next_hello = Some(now.plus_micros(HELLO_WAIT));
+        }
+    }
+
+    /// A plain peer has answered.
+    pub(super) const fn on_plain_answer(&mut self) {
+        self.next_hello = None;
+    }
+
+    /// The payload of an opening probe.
+    pub(super) fn hello(&mut self, mtu: usize) -> Vec<u8> {
+        match &mut self.hellos {
+            Some(sent) if self.enabled && *sent < MAX_HELLOS => *sent = sent.saturating_add(1),
+            _ => return Vec::new(),
+        }
+        let mut payload = vec![MAGIC];
+        Control::Hello { token: self.own }.encode(&mut payload);
+        pad(&mut payload, HELLO_LEN.min(mtu).saturating_sub(HEADER_LEN));
+        payload
+    }
+
+    /// Applies the control messages of a segment.
+    pub(super) fn apply(
+        &mut self,
+        now: Timestamp,
+        header: &Header,
+        payload: &[u8],
+        engine: &mut Engine,
+    ) -> Verdict {
+        if !self.enabled {
+            return Verdict::Nothing;
+        }
+        let Some(messages) = controls(payload) else { return Verdict::Nothing };
+        if payload.len() == 1 {
+            return self
+                .on_reset(now, header.cmd == Command::Wins && engine.is_in_flight(header.sn, header.ts));
+        }
+        for message in messages {
+            let verdict = self.apply_one(now, header.cmd, message, engine);
+            if verdict != Verdict::Nothing {
+                return verdict;
+            }
+        }
+        Verdict::Nothing
+    }
+
+    fn apply_one(
+        &mut self,
+        now: Timestamp,
+        cmd: Command,
+        message: Control<'_>,
+        engine: &mut Engine,
+    ) -> Verdict {
+        match message {
+            // Another token is another's: the first one stays.
+            Control::Hello { token } if self.hellos.is_none() && cmd == Command::Wask => {
+                self.hello_ack = *self.peer.get_or_insert(token) == token;
+                // The answer is a `WINS`, too: a plain one beside it might arrive alone, and look like a plain peer's.
+                engine.untell();
+            }
+            Control::HelloAck { token, echo } if self.hellos.is_some() && echo == self.own => {
+                self.token = *self.peer.get_or_insert(token) == token;
+                self.next_hello = None;
+            }
+            Control::Reset { proof } => {
+                return self.on_reset(now, proof == self.own || Some(proof) == self.ping);
+            }
+            _ if self.peer.is_none() => {}
+            Control::Token { token } if token == self.own => engine.validate(),
+            Control::Fin { sn, token } if token == self.own => return self.on_fin(sn, engine),
+            Control::FinAck { sn, token }
+                if token == self.own && matches!(self.fin, Fin::Sent { sn: sent, .. } if sent == sn) =>
+            {
+                self.fin = Fin::Acked;
+                engine.validate();
+            }
+            Control::Ping { nonce } => self.pong = Some(nonce),
+            Control::Pong { nonce } if Some(nonce) == self.ping => self.ping = None,
+            Control::PathChallenge { nonce } if self.hellos.is_some() => self.path_response = Some(nonce),
+            Control::Datagram(data) => {
+                let dropped = self.inbox.push(Bytes::copy_from_slice(data));
+                self.datagrams_dropped = self.datagrams_dropped.wrapping_add(dropped);
+            }
+            _ => {}
+        }
+        Verdict::Nothing
+    }
+
+    /// A right one ends the session; guessing is made hopeless.
+    fn on_reset(&mut self, now: Timestamp, proven: bool) -> Verdict {
+        if now < self.ignore_resets_until {
+            return Verdict::Nothing;
+        }
+        if proven {
+            return Verdict::Reset;
+        }
+        self.wrong_resets = self.wrong_resets.saturating_add(1);
+        if self.wrong_resets >= MAX_WRONG_RESETS {
+            self.wrong_resets = 0;
+            self.ignore_resets_until = now.plus_micros(RESET_DEAFNESS);
+        }
+        Verdict::Nothing
+    }
+
+    fn on_fin(&mut self, sn: Seq, engine: &Engine) -> Verdict {
+        match self.peer_fin {
+            Some(known) if known != sn => return Verdict::Broken,
+            None if engine.has_received_from(sn) => return Verdict::Broken,
+            _ => {}
+        }
+        self.peer_fin = Some(sn);
+        self.fin_ack = Some(sn);
+        Verdict::Nothing
+    }
+
+    /// Whether the peer has sent beyond the end that it announced.
+    pub(super) fn is_contradicted(&self, engine: &Engine) -> bool {
+        self.peer_fin.is_some_and(|sn| engine.has_received_from(sn))
+    }
+
+    /// The peer's stream has ended, and all of it has arrived.
+    pub(super) fn is_complete(&self, engine: &Engine) -> bool {
+        self.peer_fin == Some(engine.una())
+    }
+
+    /// The peer knows that our stream has ended.
+    pub(super) const fn is_fin_acked(&self) -> bool {
+        matches!(self.fin, Fin::Acked)
+    }
+
+    /// Everything is said in both directions.
+    pub(super) fn is_finished(&self, engine: &Engine) -> bool {
+        self.is_fin_acked() && engine.is_drained() && self.is_complete(engine) && self.fin_ack.is_none()
+    }
+
+    /// Since when our end of stream has waited for its acknowledgement.
+    pub(super) const fn fin_since(&self) -> Option<Timestamp> {
+        match self.fin {
+            Fin::Sent { since, .. } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Asks the peer for a sign of life that a restarted one cannot give.
+    pub(super) const fn ask(&mut self) {
+        self.ping_owed = true;
+    }
+
+    /// The session ends here: the peer shall know.
+    pub(super) const fn owe_reset(&mut self) {
+        self.reset = self.peer.is_some();
+    }
+
+    /// Whether something is to be said although the session has ended.
+    pub(super) const fn has_last_word(&self) -> bool {
+        self.reset
+    }
+
+    pub(super) fn send_datagram(&mut self, data: Bytes) {
+        let dropped = self.out.push(data);
+        self.datagrams_dropped = self.datagrams_dropped.wrapping_add(dropped);
+    }
+
+    pub(super) fn recv_datagram(&mut self) -> Option<Bytes> {
+        self.inbox.pop()
+    }
+
+    pub(super) fn has_datagram(&self) -> bool {
+        !self.inbox.queue.is_empty()
+    }
+
+    /// Longest unreliable datagram at this mtu.
+    pub(super) const fn max_datagram(mtu: usize) -> usize {
+        mtu.saturating_sub(HEADER_LEN).saturating_sub(DATAGRAM_OVERHEAD)
+    }
+
+    /// When there is something to send next.
+    pub(super) fn next(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
+        let owed = self.hello_ack
+            || self.token
+            || self.reset
+            || self.ping_owed
+            || self.fin_ack.is_some()
+            || self.pong.is_some()
+            || self.path_response.is_some()
+            || !self.out.queue.is_empty();
+        if owed || self.is_fin_due(shutdown, engine) {
+            return Some(Timestamp::ZERO);
+        }
+        let fin = match self.fin {
+            Fin::Sent { next, .. } => Some(next),
+            _ => None,
+        };
+        fin.into_iter().chain(self.next_hello).min()
+    }
+
+    fn is_fin_due(&self, shutdown: bool, engine: &Engine) -> bool {
+        shutdown && self.is_on() && matches!(self.fin, Fin::Open) && engine.is_all_sent()
+    }
+
+    /// The next control payload to send, and the command that carries it. `limit`: bytes of a payload.
+    pub(super) fn take(
+        &mut self,
+        now: Timestamp,
+        shutdown: bool,
+        limit: usize,
+        nonce: impl FnOnce() -> u64,
+        engine: &Engine,
+    ) -> Option<(Command, Vec<u8>)> {
+        let mut payload = vec![MAGIC];
+        let mut cmd = Command::Wins;
+        if self.next_hello.is_some_and(|at| at <= now) {
+            self.next_hello = Some(now.plus_micros(HELLO_WAIT));
+            return match self.hello(0) {
+                hello if hello.is_empty() => {
+                    self.next_hello = None;
+                    None
+                }
+                hello => Some((Command::Wask, hello)),
+            };
+        }
+        if self.is_fin_due(shutdown, engine) {
+            let wait = engine.rto().clamp(MIN_FIN_WAIT, MAX_FIN_WAIT);
+            self.fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
+        }
+        if core::mem::take(&mut self.hello_ack)
+            && let Some(echo) = self.peer
+        {
+            Control::HelloAck { token: self.own, echo }.encode(&mut payload);
+        }
+        if let Some(token) = self.peer {
+            if core::mem::take(&mut self.token) {
+                Control::Token { token }.encode(&mut payload);
+            }
+            if let Fin::Sent { sn, next, wait, since } = self.fin
+                && next <= now
+            {
+                Control::Fin { sn, token }.encode(&mut payload);
+                let longer = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
+                self.fin = Fin::Sent { sn, next: now.plus_micros(wait), wait: longer, since };
+            }
+            if let Some(sn) = self.fin_ack.take() {
+                Control::FinAck { sn, token }.encode(&mut payload);
+            }
+            if let Some(nonce) = self.path_response.take() {
+                Control::PathResponse { nonce, token }.encode(&mut payload);
+            }
+            if core::mem::take(&mut self.reset) {
+                Control::Reset { proof: token }.encode(&mut payload);
+            }
+            if let Some(nonce) = self.pong.take() {
+                Control::Pong { nonce }.encode(&mut payload);
+            }
+            if core::mem::take(&mut self.ping_owed) {
+                let nonce = *self.ping.insert(nonce());
+                cmd = Command::Wask;
+                Control::Ping { nonce }.encode(&mut payload);
+            }
+            while let Some(data) = self.out.queue.front() {
+                let len = payload.len().saturating_add(data.len()).saturating_add(DATAGRAM_OVERHEAD);
+                if payload.len() > 1 && len > limit {
+                    break;
+                }
+                if let Some(data) = self.out.pop() {
+                    Control::Datagram(&data).encode(&mut payload);
+                }
+            }
+        }
+        (payload.len() > 1).then_some((cmd, payload))
+    }
+}

@@ -1,0 +1,348 @@
+//! What two of ours tell each other beyond KCP: end of stream, reset, moves, datagrams; and what plain peers see of it.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::Bytes;
+use kcp_netsim::LinkConfig;
+
+use super::util::{Pair, START, output, pattern, quiet, segment};
+use crate::admission::{Epitaph, answer_for};
+use crate::seq::Seq;
+use crate::wire::control::{Control, MAGIC, controls};
+use crate::wire::{Command, Header};
+use crate::{
+    CloseReason, DatagramError, Event, ReadError, Seed, Session, SessionConfig, Timestamp, WriteError,
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A dialled pair: the hello has crossed.
+fn dialled(config: &SessionConfig, link: &LinkConfig, seed: u64) -> Pair {
+    let mut pair = Pair::symmetric(config.clone(), link, seed);
+    let config = Arc::new(config.clone());
+    pair.ends = [
+        Session::connect(77, config.clone(), Seed::from_u64(seed), START),
+        Session::accept(77, config, Seed::from_u64(!seed), START),
+    ];
+    pair.drive(LIMIT, |pair| pair.ends.iter().all(Session::is_extended));
+    pair
+}
+
+fn lossy(percent: u8) -> LinkConfig {
+    let loss = kcp_netsim::Loss::Uniform(f64::from(percent) / 100.0);
+    LinkConfig { delay: Duration::from_millis(20), loss, ..LinkConfig::default() }
+}
+
+/// Reads until nothing is there; what ended it.
+fn read_all(pair: &mut Pair, side: usize, into: &mut Vec<u8>) -> ReadError {
+    let mut buf = [0; 4096];
+    loop {
+        match pair.ends[side].read(pair.now, &mut buf) {
+            Ok(n) => into.extend_from_slice(&buf[..n]),
+            Err(error) => return error,
+        }
+    }
+}
+
+fn write_all(pair: &mut Pair, side: usize, data: &[u8]) {
+    let mut sent = 0;
+    while sent < data.len() {
+        match pair.ends[side].write(pair.now, &data[sent..]) {
+            Ok(n) => sent += n,
+            Err(WriteError::Blocked) => assert!(pair.step()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The control messages of everything that an end wants to send now.
+fn said(end: &mut Session, now: Timestamp) -> Vec<(Header, Vec<u8>)> {
+    output(end, now).into_iter().flatten().filter(|(header, _)| header.cmd != Command::Push).collect()
+}
+
+#[test]
+fn request_shutdown_response_and_both_ends_finish() {
+    for seed in 0..30 {
+        let mut pair = dialled(&quiet(), &lossy(if seed < 15 { 0 } else { 20 }), seed);
+        let request = pattern(20_000, seed);
+        write_all(&mut pair, 0, &request);
+        pair.ends[0].shutdown();
+        let (mut got, mut end) = (vec![], ReadError::Empty);
+        pair.drive(LIMIT, |pair| {
+            end = read_all(pair, 1, &mut got);
+            end != ReadError::Empty
+        });
+        assert_eq!((end, got == request), (ReadError::EndOfStream, true), "seed {seed}");
+        // The other half still works.
+        let response = pattern(30_000, seed + 1);
+        write_all(&mut pair, 1, &response);
+        pair.ends[1].shutdown();
+        let (mut got, mut end) = (vec![], ReadError::Empty);
+        pair.drive(LIMIT, |pair| {
+            end = read_all(pair, 0, &mut got);
+            end != ReadError::Empty
+        });
+        assert_eq!((end, got == response), (ReadError::EndOfStream, true), "seed {seed}");
+        pair.drive(LIMIT, |pair| pair.ends.iter().any(|end| end.is_closed()));
+        for side in 0..2 {
+            assert_eq!(read_all(&mut pair, side, &mut vec![]), ReadError::EndOfStream, "it stays");
+            // The last acknowledgement of the other end may be lost: it is answered from the grave, which is not here.
+            assert!(pair.ends[side].is_drained() || !pair.ends[side].is_closed());
+        }
+    }
+}
+
+#[test]
+fn the_end_comes_after_every_byte_and_only_then() {
+    let mut pair = dialled(&quiet(), &lossy(0), 1);
+    // The data is lost, its end arrives.
+    pair.ends[0].write(pair.now, b"last words").unwrap();
+    pair.ends[0].shutdown();
+    let now = pair.now;
+    let all = output(&mut pair.ends[0], now);
+    let fins: Vec<_> = all.iter().flatten().filter(|(header, _)| header.cmd == Command::Wins).collect();
+    let [(header, payload)] = fins[..] else { panic!("one control segment, not {fins:?}") };
+    let wire = [header.encode().as_slice(), payload].concat();
+    pair.ends[1].handle_datagram(now, &wire).unwrap();
+    assert_eq!(pair.ends[1].read(now, &mut [0; 64]), Err(ReadError::Empty), "a hole is no end");
+    let (mut got, mut end) = (vec![], ReadError::Empty);
+    pair.drive(LIMIT, |pair| {
+        end = read_all(pair, 1, &mut got);
+        end != ReadError::Empty
+    });
+    assert_eq!((end, got.as_slice()), (ReadError::EndOfStream, b"last words".as_slice()));
+}
+
+#[test]
+fn another_end_or_data_beyond_it_is_a_broken_peer() {
+    for beyond in [false, true] {
+        let mut pair = dialled(&quiet(), &lossy(0), 2);
+        let now = pair.now;
+        let (token, una) = (pair.ends[1].epitaph().own, pair.ends[1].una());
+        let fin = |sn: Seq| {
+            let mut payload = vec![MAGIC];
+            Control::Fin { sn, token }.encode(&mut payload);
+            segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
+        };
+        pair.ends[1].handle_datagram(now, &fin(una.plus(1))).unwrap();
+        let bad = if beyond {
+            segment(Command::Push, 0, 128, 0, una.plus(1).value(), 0, b"x")
+        } else {
+            fin(una.plus(2))
+        };
+        assert!(pair.ends[1].handle_datagram(now, &bad).is_err());
+        assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::ProtocolError));
+    }
+}
+
+#[test]
+fn abort_and_unread_data_reset_the_peer() {
+    for unread in [false, true] {
+        let mut pair = dialled(&quiet(), &lossy(0), 3);
+        if unread {
+            pair.ends[1].write(pair.now, b"nobody reads this").unwrap();
+            pair.drive(LIMIT, |pair| pair.ends[0].is_readable());
+            let now = pair.now;
+            pair.ends[0].orphan(now);
+        } else {
+            pair.ends[0].abort();
+        }
+        pair.drive(LIMIT, |pair| pair.ends[1].is_closed());
+        assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Reset));
+        assert!(pair.now.saturating_since(START) < Duration::from_millis(200));
+        assert_eq!(pair.ends[1].read(pair.now, &mut [0; 8]), Err(ReadError::Closed(CloseReason::Reset)));
+    }
+}
+
+#[test]
+fn a_forged_reset_ends_nothing_and_guessing_is_bounded() {
+    let mut pair = dialled(&quiet(), &lossy(0), 4);
+    pair.ends[1].write(pair.now, b"in flight").unwrap();
+    let now = pair.now;
+    let sent = output(&mut pair.ends[1], now);
+    let (push, _) = sent[0][0];
+    assert_eq!(push.cmd, Command::Push);
+    let own = pair.ends[1].epitaph().own;
+    let reset = |proof: u64| {
+        let mut payload = vec![MAGIC];
+        Control::Reset { proof }.encode(&mut payload);
+        segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
+    };
+    let bare = |sn: u32, ts: u32| segment(Command::Wins, 0, 128, ts, sn, 0, &[MAGIC]);
+    // Wrong token, wrong ts, wrong sn, nothing of it.
+    for forged in [reset(own ^ 1), bare(push.sn.value(), push.ts ^ 1), bare(push.sn.value() + 1, push.ts)] {
+        pair.ends[1].handle_datagram(now, &forged).unwrap();
+    }
+    for _ in 3..8 {
+        pair.ends[1].handle_datagram(now, &reset(own ^ 2)).unwrap();
+    }
+    // Eight wrong ones: now even a right one is not believed, for 10 s.
+    let (almost, later) = (now.plus_micros(9_999_999), now.plus_micros(10_000_000));
+    pair.ends[1].handle_datagram(almost, &bare(push.sn.value(), push.ts)).unwrap();
+    assert!(!pair.ends[1].is_closed());
+    assert!(pair.ends[1].handle_datagram(later, &bare(push.sn.value(), push.ts)).is_err());
+    assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Reset));
+}
+
+#[test]
+fn a_server_that_lost_its_memory_says_so() {
+    let mut pair = dialled(&quiet().keepalive(Some(Duration::from_secs(5))), &lossy(0), 5);
+    let now = pair.now;
+    // Its answer to data.
+    pair.ends[0].write(now, b"x").unwrap();
+    let sent = output(&mut pair.ends[0], now);
+    let (header, data) = &sent[0][0];
+    let datagram = [header.encode().as_slice(), data].concat();
+    let answer = answer_for(&datagram, None).unwrap();
+    assert!(answer.len() <= datagram.len(), "a one-byte segment is answered with no more");
+    // A plain peer would learn nothing from it: nothing acknowledged, window open, payload skipped.
+    let parsed: Vec<_> = crate::wire::Segments::parse(&answer, 77).unwrap().collect();
+    assert!(parsed[0].0.una.is_before(Seq::new(0)) && parsed[0].0.wnd > 0);
+    assert!(answer_for(&answer, None).is_none(), "an answer is not answered");
+    assert!(pair.ends[0].handle_datagram(now, &answer).is_err());
+    assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Reset));
+    // And to a keepalive of an idle client.
+    let mut pair = dialled(&quiet().keepalive(Some(Duration::from_secs(5))), &lossy(0), 6);
+    let later = pair.now + Duration::from_secs(6);
+    pair.ends[0].handle_timeout(later);
+    let said = said(&mut pair.ends[0], later);
+    let (header, payload) = &said[0];
+    let ping = [header.encode().as_slice(), payload].concat();
+    let answer = answer_for(&ping, None).unwrap();
+    assert!(answer.len() <= ping.len());
+    assert!(pair.ends[0].handle_datagram(later, &answer).is_err());
+    assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Reset));
+}
+
+#[test]
+fn a_hello_to_nobody_is_refused() {
+    let mut client = Session::connect(77, Arc::new(quiet()), Seed::from_u64(1), Timestamp::ZERO);
+    let mut probe = vec![];
+    client.poll_transmit(Timestamp::ZERO, crate::Framing::default(), &mut probe).unwrap();
+    let answer = answer_for(&probe, None).unwrap();
+    assert!(client.handle_datagram(Timestamp::ZERO, &answer).is_err());
+    assert_eq!(client.close_reason(), Some(CloseReason::Refused));
+    // A plain probe gets no answer.
+    assert_eq!(answer_for(&segment(Command::Wask, 0, 128, 0, 0, 0, b""), None), None);
+}
+
+#[test]
+fn a_tombstone_acknowledges_data_and_the_end_again() {
+    let grave = Epitaph { una: Seq::new(5), own: 11, peer: Some(22) };
+    let late = answer_for(&segment(Command::Push, 0, 128, 9, 4, 0, b"late"), Some(&grave)).unwrap();
+    assert_eq!(late, segment(Command::Wins, 0, 0, 0, 1, 5, b""));
+    let fin = |token| {
+        let mut payload = vec![MAGIC];
+        Control::Fin { sn: Seq::new(5), token }.encode(&mut payload);
+        segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
+    };
+    let mut ack = vec![MAGIC];
+    Control::FinAck { sn: Seq::new(5), token: 22 }.encode(&mut ack);
+    assert_eq!(answer_for(&fin(11), Some(&grave)).unwrap(), segment(Command::Wins, 0, 0, 0, 1, 5, &ack));
+    assert_eq!(answer_for(&fin(12), Some(&grave)), None, "not from who has seen the handshake");
+    let new = answer_for(&segment(Command::Push, 0, 128, 9, 5, 0, b"new"), Some(&grave)).unwrap();
+    assert_eq!(new, segment(Command::Wins, 0, 128, 9, 5, 5u32.wrapping_sub(65_535), &[MAGIC]));
+    for quiet in [Command::Ack, Command::Wins, Command::Wask] {
+        assert_eq!(answer_for(&segment(quiet, 0, 128, 9, 5, 0, b""), Some(&grave)), None);
+    }
+}
+
+#[test]
+fn plain_peers_hear_a_hello_and_nothing_else() {
+    let plain = quiet().extensions(false);
+    let mut pair = Pair::symmetric(quiet(), &lossy(0), 7);
+    pair.ends = [
+        Session::connect(77, Arc::new(quiet()), Seed::from_u64(1), START),
+        Session::accept(77, Arc::new(plain), Seed::from_u64(2), START),
+    ];
+    pair.drive(LIMIT, |pair| !pair.ends[0].is_connecting());
+    write_all(&mut pair, 0, &pattern(5000, 1));
+    pair.ends[0].shutdown();
+    pair.drive(LIMIT, |pair| {
+        read_all(pair, 1, &mut vec![]);
+        pair.events[0].contains(&Event::Drained)
+    });
+    assert!(!pair.ends[0].is_extended() && !pair.ends[1].is_extended());
+    let spoken: Vec<Vec<u8>> = pair.sent[0]
+        .iter()
+        .chain(&pair.sent[1])
+        .flat_map(|(_, datagram)| crate::wire::Segments::parse(datagram, 77).unwrap())
+        .filter(|(header, payload)| header.cmd != Command::Push && !payload.is_empty())
+        .map(|(_, payload)| payload.to_vec())
+        .collect();
+    assert!(!spoken.is_empty() && spoken.len() <= 5);
+    for payload in spoken {
+        assert!(controls(&payload).unwrap().all(|control| matches!(control, Control::Hello { .. })));
+    }
+    assert_eq!(
+        pair.ends[0].send_datagram(Bytes::from_static(b"x")),
+        Err(DatagramError::Closed),
+        "after shutdown"
+    );
+}
+
+#[test]
+fn datagrams_are_bounded_and_keep_the_newest() {
+    let mut pair = dialled(&quiet(), &lossy(0), 8);
+    let limit = pair.ends[0].max_datagram();
+    let whole = Bytes::from(pattern(limit, 1));
+    pair.ends[0].send_datagram(whole.clone()).unwrap();
+    assert_eq!(
+        pair.ends[0].send_datagram(Bytes::from(vec![0; limit + 1])),
+        Err(DatagramError::TooLarge { limit })
+    );
+    pair.ends[0].send_datagram(Bytes::new()).unwrap();
+    pair.drive(LIMIT, |pair| pair.events[1].contains(&Event::Datagram));
+    assert_eq!(pair.ends[1].recv_datagram(), Some(whole));
+    assert_eq!(pair.ends[1].recv_datagram(), Some(Bytes::new()));
+    assert_eq!(pair.ends[1].recv_datagram(), None);
+    for i in 0..2000u32 {
+        pair.ends[0].send_datagram(Bytes::copy_from_slice(&i.to_le_bytes())).unwrap();
+    }
+    assert_eq!(pair.ends[0].stats().datagrams_dropped, 2000 - 1024);
+    pair.run_for(Duration::from_secs(1));
+    let got: Vec<u32> = core::iter::from_fn(|| pair.ends[1].recv_datagram())
+        .map(|data| u32::from_le_bytes(data[..].try_into().unwrap()))
+        .collect();
+    assert_eq!(got, (2000 - 1024..2000).collect::<Vec<_>>());
+    assert!(pair.sent[0].iter().all(|(_, datagram)| datagram.len() <= 1400));
+}
+
+#[test]
+fn a_path_is_proven_by_token_and_nonce_together() {
+    let mut pair = dialled(&quiet(), &lossy(0), 9);
+    let now = pair.now;
+    let challenge = pair.ends[1].challenge_path(now).unwrap();
+    assert!(pair.ends[1].challenge_path(now.plus_micros(99_999)).is_none(), "not too many to a victim");
+    // The client answers what it is asked by its server.
+    pair.ends[0].handle_datagram(now, &challenge).unwrap();
+    let answers = said(&mut pair.ends[0], now);
+    let (header, payload) = &answers[0];
+    let answer = [header.encode().as_slice(), payload].concat();
+    let own = pair.ends[1].epitaph().own;
+    let Some(Control::PathResponse { nonce, .. }) = controls(payload).unwrap().next() else { panic!() };
+    let forged = |nonce, token| {
+        let mut payload = vec![MAGIC];
+        Control::PathResponse { nonce, token }.encode(&mut payload);
+        segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
+    };
+    assert!(!pair.ends[1].proves_path(&forged(nonce, own ^ 1)));
+    assert!(!pair.ends[1].proves_path(&forged(nonce ^ 1, own)));
+    assert!(pair.ends[1].proves_path(&answer));
+    assert!(!pair.ends[1].proves_path(&answer), "once");
+}
+
+#[test]
+fn silence_of_a_plain_peer_is_an_end_only_where_configured() {
+    for (eof, expected) in
+        [(true, ReadError::EndOfStream), (false, ReadError::Closed(CloseReason::IdleTimeout))]
+    {
+        let config = SessionConfig::turbo().idle_is_eof(eof).extensions(false);
+        let mut end = Session::established(77, Arc::new(config), Seed::from_u64(1), Timestamp::ZERO);
+        end.handle_timeout(Timestamp::from_millis(30_000));
+        assert_eq!(end.read(Timestamp::from_millis(30_000), &mut [0; 4]), Err(expected));
+    }
+}
