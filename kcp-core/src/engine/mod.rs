@@ -184,6 +184,13 @@ impl Engine {
         self.congestion = make_controller(nc, self.params.mss());
     }
 
+    pub(crate) fn set_write_delay(&mut self, on: bool) {
+        self.params.write_delay = on;
+        if !on {
+            self.release_held();
+        }
+    }
+
     pub(crate) fn set_mtu(&mut self, mtu: usize) {
         self.params.mtu = mtu;
         self.congestion.on_mss(self.params.mss());
@@ -294,6 +301,10 @@ impl Engine {
         let n = self.reader.read(self.params.stream, buf);
         self.after_read(now);
         n
+    }
+
+    pub(crate) fn peek(&self, buf: &mut [u8]) -> usize {
+        self.reader.peek(self.params.stream, buf)
     }
 
     pub(crate) fn pop_message(&mut self, now: Timestamp) -> Option<Bytes> {

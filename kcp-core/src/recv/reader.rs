@@ -86,6 +86,26 @@ impl ReadQueue {
         filled
     }
 
+    /// Copies what a read would, and takes nothing.
+    pub(crate) fn peek(&self, stream: bool, buf: &mut [u8]) -> usize {
+        let mut rest = buf;
+        let mut filled = 0usize;
+        if !stream && self.complete == 0 {
+            return 0;
+        }
+        for segment in &self.segments {
+            let n = segment.data.len().min(rest.len());
+            let (to, later) = rest.split_at_mut(n);
+            to.copy_from_slice(segment.data.get(..n).unwrap_or_default());
+            rest = later;
+            filled = filled.saturating_add(n);
+            if rest.is_empty() || (!stream && segment.frg == 0 && filled > 0) {
+                break;
+            }
+        }
+        filled
+    }
+
     /// Takes the next whole message (what is left of it after a partial read); in stream mode the next chunk.
     pub(crate) fn pop_message(&mut self, stream: bool) -> Option<Bytes> {
         let message = if stream {
@@ -192,6 +212,27 @@ mod tests {
         assert_eq!(queue.read(false, &mut buf), 3, "read skips the empty message");
         assert_eq!(&buf, b"efg");
         assert!(!queue.is_readable(false));
+    }
+
+    #[test]
+    fn a_peek_shows_what_a_read_takes() {
+        for stream in [true, false] {
+            let mut queue = ReadQueue::default();
+            for (frg, data) in [(0, b"".as_slice()), (1, b"ab"), (0, b"cd"), (0, b"ef")] {
+                if !(stream && data.is_empty()) {
+                    queue.push(stream, segment(frg, data)).unwrap();
+                }
+            }
+            for len in [1, 2, 3, 4, 5, 6] {
+                let (mut seen, mut read) = ([0; 6], [0; 6]);
+                let n = queue.peek(stream, &mut seen[..len]);
+                assert_eq!(queue.peek(stream, &mut seen[..len]), n);
+                if len == 6 {
+                    assert_eq!(queue.read(stream, &mut read), n);
+                    assert_eq!((n, seen), if stream { (6, *b"abcdef") } else { (4, *b"abcd\0\0") });
+                }
+            }
+        }
     }
 
     #[test]

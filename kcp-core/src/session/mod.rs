@@ -309,6 +309,45 @@ impl Session {
         }
     }
 
+    /// Copies what [`read`](Self::read) would, and takes nothing.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn peek(&self, buf: &mut [u8]) -> Result<usize, ReadError> {
+        match self.engine.peek(buf) {
+            0 if !(buf.is_empty() && self.engine.is_readable()) => Err(self.nothing_to_read()),
+            n => Ok(n),
+        }
+    }
+
+    /// Whether a read would not wait: there is data, or the stream or the session has ended.
+    #[must_use]
+    pub fn is_read_ready(&self) -> bool {
+        self.engine.is_readable() || self.nothing_to_read() != ReadError::Empty
+    }
+
+    /// Whether a write would not wait.
+    #[must_use]
+    pub fn is_write_ready(&self) -> bool {
+        self.shutdown || self.is_closed() || self.engine.is_writable()
+    }
+
+    /// Whether the peer has ended its stream, and everything of it has arrived.
+    #[must_use]
+    pub fn is_read_closed(&self) -> bool {
+        self.extension.is_complete(&self.engine)
+    }
+
+    /// Changes whether small writes wait for more ([`SessionConfig::write_delay`]).
+    pub fn set_write_delay(&mut self, on: bool) {
+        self.engine.set_write_delay(on);
+    }
+
+    /// Notes that a writer waits for room: [`Event::Writable`] will tell.
+    pub fn want_write(&mut self) {
+        self.note_blocked(Some(&WriteError::Blocked), 1);
+    }
+
     /// Takes one whole message; in stream mode the next chunk of bytes.
     ///
     /// # Errors

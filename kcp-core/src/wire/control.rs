@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use crate::seq::Seq;
 
 /// Begins every control payload, and is its version.
-pub const MAGIC: u8 = 0xE1;
+pub(crate) const MAGIC: u8 = 0xE1;
 
 const HELLO: u8 = 1;
 const HELLO_ACK: u8 = 2;
@@ -92,7 +92,7 @@ pub enum Control<'a> {
 }
 
 /// Bytes of a datagram's payload beside the data: magic, type and length.
-pub const DATAGRAM_OVERHEAD: usize = 4;
+pub(crate) const DATAGRAM_OVERHEAD: usize = 4;
 
 /// A record's type and length.
 const RECORD: usize = 3;
