@@ -1,6 +1,9 @@
 //! Parameters of an endpoint and of the sessions it opens.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use kcp_core::SessionConfig;
 
@@ -18,6 +21,27 @@ pub struct KcpConfig {
     pub(crate) max_sessions: usize,
     pub(crate) socket_buffer: usize,
     pub(crate) connect_probe: bool,
+    pub(crate) half_open: usize,
+    pub(crate) max_sessions_per_ip: Option<usize>,
+    pub(crate) filter: Filter,
+}
+
+type Judge = dyn Fn(SocketAddr) -> bool + Send + Sync;
+
+/// Who may open a session.
+#[derive(Clone, Default)]
+pub(crate) struct Filter(Option<Arc<Judge>>);
+
+impl Filter {
+    pub(crate) fn admits(&self, peer: SocketAddr) -> bool {
+        self.0.as_ref().is_none_or(|judge| judge(peer))
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Some" } else { "None" })
+    }
 }
 
 impl Default for KcpConfig {
@@ -28,7 +52,16 @@ impl Default for KcpConfig {
 
 impl From<SessionConfig> for KcpConfig {
     fn from(session: SessionConfig) -> Self {
-        Self { session, backlog: 1024, max_sessions: 1_000_000, socket_buffer: 4 << 20, connect_probe: true }
+        Self {
+            session,
+            backlog: 1024,
+            max_sessions: 1_000_000,
+            socket_buffer: 4 << 20,
+            connect_probe: true,
+            half_open: 4096,
+            max_sessions_per_ip: None,
+            filter: Filter::default(),
+        }
     }
 }
 
@@ -72,6 +105,28 @@ impl KcpConfig {
         self
     }
 
+    /// Sessions at most that were opened by an address which has proven nothing yet: default 4096, 64 of them from one
+    /// network (/24, /56). They end after 10 s; when there are too many, the oldest does.
+    #[must_use]
+    pub fn half_open(mut self, sessions: usize) -> Self {
+        self.half_open = sessions;
+        self
+    }
+
+    /// Sessions of one address at most: default no limit, since many clients may share one.
+    #[must_use]
+    pub fn max_sessions_per_ip(mut self, sessions: Option<usize>) -> Self {
+        self.max_sessions_per_ip = sessions;
+        self
+    }
+
+    /// Who may open a session: asked for every first datagram of a stranger, so it must be quick. Default everybody.
+    #[must_use]
+    pub fn filter(mut self, judge: impl Fn(SocketAddr) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = Filter(Some(Arc::new(judge)));
+        self
+    }
+
     /// Kernel buffer asked for in each direction, in bytes: default 4 MiB. The system may grant less; one warning is
     /// logged then.
     #[must_use]
@@ -80,8 +135,8 @@ impl KcpConfig {
         self
     }
 
-    /// False: `connect` does not wait for the peer's answer to a probe and is usable at once, for peers that answer no
-    /// probes. Then a peer that is not there shows only by the session's timeouts. Default true.
+    /// False: `connect` does not wait for the peer's answer to a probe and is usable at once (`connect_lazy` does the same).
+    /// Then a peer that is not there shows only by the session's timeouts. Default true.
     #[must_use]
     pub fn connect_probe(mut self, on: bool) -> Self {
         self.connect_probe = on;

@@ -4,11 +4,11 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::net::{ToSocketAddrs, lookup_host};
+use tokio::net::{ToSocketAddrs, UdpSocket, lookup_host};
 
 use crate::config::KcpConfig;
 use crate::endpoint::KcpEndpoint;
-use crate::socket::{UdpIo, bind};
+use crate::socket::{DatagramSocket, UdpIo, bind};
 use crate::stream::KcpStream;
 
 pub(crate) async fn connect(addr: impl ToSocketAddrs, config: KcpConfig) -> io::Result<KcpStream> {
@@ -34,4 +34,28 @@ async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStre
     let socket = UdpIo::new(socket, config.socket_buffer)?;
     let endpoint = KcpEndpoint::start(Arc::new(socket), config.clone(), false)?;
     endpoint.connect(peer).await
+}
+
+/// Takes over a socket, and connects it where it has one peer only.
+pub(crate) async fn adopt(
+    socket: std::net::UdpSocket,
+    config: &KcpConfig,
+    peer: Option<SocketAddr>,
+) -> io::Result<Arc<dyn DatagramSocket>> {
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
+    if let Some(peer) = peer {
+        socket.connect(peer).await?;
+    }
+    Ok(Arc::new(UdpIo::new(socket, config.socket_buffer)?))
+}
+
+pub(crate) async fn connect_on(
+    socket: std::net::UdpSocket,
+    peer: SocketAddr,
+    config: KcpConfig,
+) -> io::Result<KcpStream> {
+    config.validate()?;
+    let socket = adopt(socket, &config, Some(peer)).await?;
+    KcpEndpoint::start(socket, config, false)?.connect(peer).await
 }

@@ -65,15 +65,16 @@ impl Driver {
             return Ok(false);
         }
         self.deaf_until = None;
+        let socket = self.shard.socket();
         for _ in 0..RECEIVES {
             let (shard, touched) = (&self.shard, &mut self.touched);
             let now = shard.now();
             let mut sink = |from: SocketAddr, datagrams: &[u8], stride: usize| {
                 deliver(shard, now, from, datagrams, stride, touched);
             };
-            match shard.socket.poll_recv(cx, &mut sink) {
+            match socket.poll_recv(cx, &mut sink) {
                 Poll::Ready(Ok(())) => self.errors = 0,
-                Poll::Ready(Err(error)) if shard.socket.is_fatal(&error) => return Err(error),
+                Poll::Ready(Err(error)) if socket.is_fatal(&error) => return Err(error),
                 Poll::Ready(Err(error)) => {
                     survive(shard, &error);
                     self.errors = self.errors.saturating_add(1);
@@ -130,7 +131,7 @@ impl Driver {
     /// Sessions that wait for the socket to have room.
     fn unblock(&mut self, cx: &mut Context<'_>) {
         // Once per turn: a socket that has room for little each time must not keep the driver from receiving.
-        if self.shard.has_blocked() && self.shard.socket.poll_send_ready(cx).is_ready() {
+        if self.shard.has_blocked() && self.shard.socket().poll_send_ready(cx).is_ready() {
             let now = self.shard.now();
             for session in self.shard.take_blocked() {
                 session.resume(now, &mut self.wakeups);

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use crate::config::KcpConfig;
 use crate::driver::Driver;
+use crate::handle::{Broadcast, SessionHandle};
 use crate::shard::Shard;
 use crate::socket::{DatagramSocket, UdpIo, bind};
 use crate::stats::EndpointStats;
@@ -65,9 +68,79 @@ impl KcpEndpoint {
     /// Dropped before it completes, the attempt is abandoned.
     pub async fn connect(&self, peer: SocketAddr) -> io::Result<KcpStream> {
         let peer = self.reachable(peer)?;
-        let stream = KcpStream::new(self.shard.dial(peer)?);
+        let stream = KcpStream::new(self.shard.dial(peer, false)?);
         stream.connected().await?;
         Ok(stream)
+    }
+
+    /// Opens a session towards `peer` without waiting for its answer.
+    ///
+    /// # Errors
+    /// When the socket has failed.
+    pub fn connect_lazy(&self, peer: SocketAddr) -> io::Result<KcpStream> {
+        Ok(KcpStream::new(self.shard.dial(self.reachable(peer)?, true)?))
+    }
+
+    /// Takes over a socket that the caller has made. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of the socket, and `InvalidInput` for a configuration out of range.
+    pub async fn from_std(socket: std::net::UdpSocket, config: KcpConfig) -> io::Result<Self> {
+        config.validate()?;
+        let socket = crate::connect::adopt(socket, &config, None).await?;
+        Self::from_socket(socket, config)
+    }
+
+    /// Moves all sessions to another socket: see [`KcpStream::rebind`].
+    ///
+    /// # Errors
+    /// Those of the new socket.
+    pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        self.shard.rebind(crate::connect::adopt(socket, &self.shard.config, None).await?);
+        Ok(())
+    }
+
+    /// The sessions that live now, accepted or dialled.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionHandle> {
+        self.shard.sessions().into_iter().map(SessionHandle::new).collect()
+    }
+
+    /// Sends one message to every session; its bytes exist once however many there are (in message mode). Nobody waits for a
+    /// slow one.
+    pub fn broadcast(&self, msg: &Bytes) -> Broadcast {
+        let mut result = Broadcast::default();
+        for session in self.sessions() {
+            match session.try_send_msg(msg) {
+                Ok(()) => result.sent += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => result.slow.push(session),
+                // Ended meanwhile.
+                Err(_) => {}
+            }
+        }
+        result
+    }
+
+    /// Takes no more sessions. Those that live go on; those that nobody has accepted are reset.
+    pub fn stop_accepting(&self) {
+        self.shard.stop_accepting();
+    }
+
+    /// Takes no more sessions, and ends those that live at once. Their peers are told, plain ones cannot be.
+    pub fn close(&self) {
+        self.shard.stop_accepting();
+        for session in self.shard.registry.all() {
+            session.abort();
+        }
+    }
+
+    /// Waits until no session lives: after [`stop_accepting`](Self::stop_accepting), until all have ended and what dropped
+    /// streams had to send is acknowledged.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn wait_idle(&self) {
+        poll_fn(|cx| self.shard.poll_idle(cx)).await;
     }
 
     /// An IPv6 socket knows IPv4 peers by their mapped address.
@@ -94,7 +167,7 @@ impl KcpEndpoint {
     /// [`accept`](Self::accept) as a poll. Several tasks may poll; each is woken.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(KcpStream, SocketAddr)>> {
         self.shard.poll_accept(cx).map_ok(|session| {
-            let peer = session.peer;
+            let peer = session.peer();
             (KcpStream::new(session), peer)
         })
     }
@@ -104,13 +177,13 @@ impl KcpEndpoint {
     /// # Errors
     /// When the operating system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shard.socket.local_addr()
+        self.shard.socket().local_addr()
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        self.shard.counters.snapshot(self.shard.registry.len())
+        self.shard.counters.snapshot(self.shard.registry.len(), self.shard.half_open())
     }
 }
 

@@ -3,17 +3,19 @@
 //! | what happened | kind |
 //! |---|---|
 //! | idle, user, zero-window and connect timeouts, dead link | `TimedOut` |
-//! | the peer broke the protocol | `ConnectionReset` |
-//! | a closed port answered while connecting | `ConnectionRefused` |
+//! | the peer reset the session, or broke the protocol | `ConnectionReset`; of a write `BrokenPipe` |
+//! | a closed port, or nobody who accepts, answered while connecting | `ConnectionRefused` |
 //! | aborted here, socket failed, runtime gone | `ConnectionAborted` |
 //! | write after shutdown | `BrokenPipe` |
+//! | no whole message before the end of the stream | `UnexpectedEof` |
+//! | unreliable datagrams towards a plain peer | `Unsupported` |
 //! | message too long | `InvalidInput` |
 //!
 //! The source of each error is a [`KcpError`].
 
 use std::io;
 
-use kcp_core::{CloseReason, WriteError};
+use kcp_core::{CloseReason, DatagramError, WriteError};
 
 /// The typed reason inside the [`io::Error`]s of this crate: `error.get_ref()`, downcast.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, thiserror::Error)]
@@ -31,6 +33,12 @@ pub enum KcpError {
     /// The listener takes no more sessions.
     #[error("listener closed")]
     ListenerClosed,
+    /// The peer has ended its stream.
+    #[error("end of stream")]
+    EndOfStream,
+    /// The unreliable datagram was refused.
+    #[error("{0}")]
+    Datagram(DatagramError),
     /// The write was refused.
     #[error("{0}")]
     Write(WriteError),
@@ -42,12 +50,21 @@ impl KcpError {
             Self::Closed(CloseReason::Aborted) | Self::DriverGone | Self::ListenerClosed => {
                 io::ErrorKind::ConnectionAborted
             }
-            Self::Closed(CloseReason::ProtocolError) => io::ErrorKind::ConnectionReset,
+            Self::Closed(CloseReason::ProtocolError | CloseReason::Reset) => io::ErrorKind::ConnectionReset,
+            Self::Closed(CloseReason::Finished) | Self::Datagram(DatagramError::Closed) => {
+                io::ErrorKind::NotConnected
+            }
+            Self::EndOfStream => io::ErrorKind::UnexpectedEof,
+            Self::Datagram(DatagramError::Unsupported) => io::ErrorKind::Unsupported,
+            Self::Datagram(_) => io::ErrorKind::InvalidInput,
+            Self::Refused | Self::Closed(CloseReason::Refused) => io::ErrorKind::ConnectionRefused,
             // Timeouts and the dead link: silence is an error, never EOF.
             Self::Closed(_) => io::ErrorKind::TimedOut,
-            Self::Refused => io::ErrorKind::ConnectionRefused,
             Self::Write(WriteError::Shutdown) => io::ErrorKind::BrokenPipe,
             Self::Write(WriteError::Blocked) => io::ErrorKind::WouldBlock,
+            Self::Write(WriteError::Closed(
+                CloseReason::ProtocolError | CloseReason::Reset | CloseReason::Finished,
+            )) => io::ErrorKind::BrokenPipe,
             Self::Write(WriteError::Closed(reason)) => Self::Closed(reason).kind(),
             Self::Write(_) => io::ErrorKind::InvalidInput,
         }

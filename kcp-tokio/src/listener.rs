@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use futures::Stream;
 use tokio::net::{ToSocketAddrs, lookup_host};
 
 use crate::config::KcpConfig;
 use crate::endpoint::KcpEndpoint;
+use crate::handle::{Broadcast, SessionHandle};
 use crate::stats::EndpointStats;
 use crate::stream::KcpStream;
 
@@ -72,6 +76,47 @@ impl KcpListener {
         self.endpoint.poll_accept(cx)
     }
 
+    /// The sessions that arrive, as a stream that ends only when the socket has failed.
+    #[must_use]
+    pub const fn incoming(&self) -> Incoming<'_> {
+        Incoming(self)
+    }
+
+    /// The endpoint below: dials from the same socket, lists sessions, broadcasts.
+    #[must_use]
+    pub const fn endpoint(&self) -> &KcpEndpoint {
+        &self.endpoint
+    }
+
+    /// See [`KcpEndpoint::sessions`].
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionHandle> {
+        self.endpoint.sessions()
+    }
+
+    /// See [`KcpEndpoint::broadcast`].
+    pub fn broadcast(&self, msg: &Bytes) -> Broadcast {
+        self.endpoint.broadcast(msg)
+    }
+
+    /// See [`KcpEndpoint::stop_accepting`].
+    pub fn stop_accepting(&self) {
+        self.endpoint.stop_accepting();
+    }
+
+    /// See [`KcpEndpoint::close`].
+    pub fn close(&self) {
+        self.endpoint.close();
+    }
+
+    /// See [`KcpEndpoint::wait_idle`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn wait_idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+
     /// The address it is bound to.
     ///
     /// # Errors
@@ -84,6 +129,35 @@ impl KcpListener {
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
         self.endpoint.stats()
+    }
+}
+
+/// [`KcpListener::incoming`].
+#[derive(Debug)]
+pub struct Incoming<'a>(&'a KcpListener);
+
+fn next(listener: &KcpListener, cx: &mut Context<'_>) -> Poll<Option<io::Result<KcpStream>>> {
+    listener.poll_accept(cx).map(|accepted| match accepted {
+        Ok((stream, _)) => Some(Ok(stream)),
+        // The listener was closed: a stream's end.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => None,
+        Err(error) => Some(Err(error)),
+    })
+}
+
+impl Stream for Incoming<'_> {
+    type Item = io::Result<KcpStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        next(self.0, cx)
+    }
+}
+
+impl Stream for KcpListener {
+    type Item = io::Result<KcpStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        next(&self, cx)
     }
 }
 

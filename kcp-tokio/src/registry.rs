@@ -4,12 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use kcp_core::{Seq, Timestamp};
+use kcp_core::Timestamp;
+use kcp_core::admission::Epitaph;
 
 use crate::session::Session;
 
@@ -27,6 +28,8 @@ const MAX_TOMBSTONES: usize = 65_536;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     sessions: DashMap<Key, Arc<Session>, RandomState>,
+    /// Sessions that could follow their peer to another address, by conv.
+    roaming: DashMap<u32, Weak<Session>, RandomState>,
     /// Sessions, each counted once: the key of conv 0 is a second name of one.
     count: AtomicUsize,
     tombstones: Mutex<Tombstones>,
@@ -35,8 +38,8 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Tombstones {
     by_age: VecDeque<(Timestamp, Key)>,
-    /// When to forget it, and up to where it had received.
-    graves: HashMap<Key, (Timestamp, Seq)>,
+    /// When to forget it, and what it left.
+    graves: HashMap<Key, (Timestamp, Epitaph)>,
 }
 
 impl Registry {
@@ -56,13 +59,44 @@ impl Registry {
         }
     }
 
+    /// From now on the session can follow its peer; where two share a conv, the first can.
+    pub(crate) fn may_roam(&self, session: &Arc<Session>) {
+        match self.roaming.entry(session.conv) {
+            Entry::Occupied(mut entry) if entry.get().upgrade().is_none() => {
+                entry.insert(Arc::downgrade(session));
+            }
+            Entry::Occupied(_) => {}
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::downgrade(session));
+            }
+        }
+    }
+
+    /// The session that may have moved, if somebody unknown speaks of this conv.
+    pub(crate) fn roamer(&self, conv: u32) -> Option<Arc<Session>> {
+        self.roaming.get(&conv).and_then(|entry| entry.value().upgrade())
+    }
+
+    /// The session has a new name; false when that is taken.
+    pub(crate) fn rename(&self, from: &Key, to: Key, session: &Arc<Session>) -> bool {
+        match self.sessions.entry(to) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(session.clone());
+                self.sessions.remove_if(from, |_, held| Arc::ptr_eq(held, session));
+                true
+            }
+        }
+    }
+
     /// Removes `session`, and only it: a late notice of an old session must not remove a new one of the same name.
-    pub(crate) fn remove(&self, key: &Key, session: &Arc<Session>, now: Timestamp, una: Seq) {
+    pub(crate) fn remove(&self, key: &Key, session: &Arc<Session>, now: Timestamp, epitaph: Epitaph) {
+        self.roaming.remove_if(&key.1, |_, held| std::ptr::eq(held.as_ptr(), Arc::as_ptr(session)));
         if self.sessions.remove_if(key, |_, held| Arc::ptr_eq(held, session)).is_some() {
             self.count.fetch_sub(usize::from(key.1 != 0), Ordering::AcqRel);
             let mut tombstones = self.tombstones();
             let expiry = now + TOMBSTONE_TIME;
-            tombstones.graves.insert(*key, (expiry, una));
+            tombstones.graves.insert(*key, (expiry, epitaph));
             tombstones.by_age.push_back((expiry, *key));
             tombstones.forget(now);
         }
@@ -73,11 +107,11 @@ impl Registry {
         self.buried(key, now).is_some()
     }
 
-    /// Up to where a session of this name, which has ended lately, had received.
-    pub(crate) fn buried(&self, key: &Key, now: Timestamp) -> Option<Seq> {
+    /// What a session of this name, which has ended lately, left.
+    pub(crate) fn buried(&self, key: &Key, now: Timestamp) -> Option<Epitaph> {
         let mut tombstones = self.tombstones();
         tombstones.forget(now);
-        tombstones.graves.get(key).map(|&(_, una)| una)
+        tombstones.graves.get(key).map(|&(_, epitaph)| epitaph)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -88,8 +122,10 @@ impl Registry {
         self.len() == 0
     }
 
+    /// Each session once.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
-        self.sessions.iter().map(|entry| entry.value().clone()).collect()
+        let named = self.sessions.iter().filter(|entry| entry.key().1 == entry.value().conv);
+        named.map(|entry| entry.value().clone()).collect()
     }
 
     fn tombstones(&self) -> std::sync::MutexGuard<'_, Tombstones> {
@@ -121,7 +157,10 @@ mod tests {
     }
 
     fn bury(tombstones: &mut Tombstones, n: u32, now: Timestamp) {
-        tombstones.graves.insert(key(n), (now + TOMBSTONE_TIME, Seq::new(n)));
+        let config = Arc::new(kcp_core::SessionConfig::fast());
+        let seed = kcp_core::Seed::from_u64(u64::from(n));
+        let epitaph = kcp_core::Session::established(n, config, seed, now).epitaph();
+        tombstones.graves.insert(key(n), (now + TOMBSTONE_TIME, epitaph));
         tombstones.by_age.push_back((now + TOMBSTONE_TIME, key(n)));
         tombstones.forget(now);
     }

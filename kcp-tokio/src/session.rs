@@ -16,6 +16,8 @@ use crate::shard::Shard;
 use crate::stats::count;
 use crate::timers::Mark;
 
+/// How long a stranger's session may take to prove something.
+const HALF_OPEN_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 /// Runs that an application's task sends itself before it leaves the rest to the driver.
 pub(crate) const INLINE_RUNS: usize = 2;
 /// Runs that the driver sends for one session before it turns to the next.
@@ -33,8 +35,13 @@ thread_local! {
 /// A session on a socket. Held by its stream, by the registry, and by entries of the timer heap and the work queues.
 pub(crate) struct Session {
     pub(crate) shard: Arc<Shard>,
-    pub(crate) peer: SocketAddr,
+    /// Changes when the session follows its peer.
+    peer: Mutex<SocketAddr>,
     pub(crate) conv: u32,
+    /// Opened by a stranger who has proven nothing yet; nobody can accept it.
+    half_open: AtomicBool,
+    /// Opened by the peer: it may follow the peer to another address.
+    passive: bool,
     /// Waits in the shard's work queue; set once however often the session is marked.
     queued: AtomicBool,
     state: Mutex<State>,
@@ -51,8 +58,20 @@ pub(crate) struct State {
     pub(crate) failed: Option<KcpError>,
     /// In the touched list of the receive batch under way.
     pub(crate) touched: bool,
+    /// Opened by a plain probe, which is all that its peer may ever say first.
+    pub(crate) probed: bool,
     /// The stream is gone; the session drains until then.
     pub(crate) detached: Option<Timestamp>,
+    /// How long it may, if not as configured.
+    pub(crate) linger: Option<std::time::Duration>,
+    /// A half-open session ends then.
+    expires: Timestamp,
+    /// Everything written was acknowledged after the shutdown.
+    pub(crate) drained: bool,
+    /// The registry knows that it may follow its peer.
+    roams: bool,
+    /// Waits for an unreliable datagram.
+    pub(crate) datagram: Waiters,
     /// The other name it is known by: conv 0, chosen by a peer that leaves the choice to us.
     pub(crate) alias: Option<Key>,
     /// Entries in the timer heap.
@@ -110,8 +129,14 @@ impl Wakeups {
 }
 
 impl Session {
-    pub(crate) fn new(shard: Arc<Shard>, peer: SocketAddr, core: kcp_core::Session) -> Arc<Self> {
+    pub(crate) fn new(
+        shard: Arc<Shard>,
+        peer: SocketAddr,
+        core: kcp_core::Session,
+        passive: bool,
+    ) -> Arc<Self> {
         let conv = core.conv();
+        let expires = shard.now() + HALF_OPEN_TIME;
         let state = State {
             core,
             reader: Waiters::default(),
@@ -119,14 +144,47 @@ impl Session {
             waiter: Waiters::default(),
             failed: None,
             touched: false,
+            probed: false,
             detached: None,
+            linger: None,
+            expires,
+            drained: false,
+            roams: false,
+            datagram: Waiters::default(),
             alias: None,
             scheduled: Mark::default(),
             stash: None,
             refusals: 0,
             retired: false,
         };
-        Arc::new(Self { shard, peer, conv, queued: AtomicBool::new(false), state: Mutex::new(state) })
+        Arc::new(Self {
+            shard,
+            peer: Mutex::new(peer),
+            conv,
+            half_open: AtomicBool::new(passive),
+            passive,
+            queued: AtomicBool::new(false),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Where its peer is.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_half_open(&self) -> bool {
+        self.half_open.load(Ordering::Acquire)
+    }
+
+    pub(crate) const fn is_passive(&self) -> bool {
+        self.passive
+    }
+
+    fn leave_half_open(&self) {
+        if self.half_open.swap(false, Ordering::AcqRel) {
+            self.shard.left_half_open(self.peer().ip());
+        }
     }
 
     /// No code that runs under the lock panics, so poison means nothing.
@@ -163,27 +221,48 @@ impl Session {
             state.failed = Some(KcpError::Refused);
             state.core.abort();
         }
+        if self.is_half_open() {
+            // Data from the beginning, or a token that only who got our answer knows.
+            if state.core.una().value() != 0 || state.core.is_validated() || state.probed {
+                self.leave_half_open();
+                if !self.shard.offer(self) {
+                    state.core.abort();
+                }
+            } else if now >= state.expires {
+                count(&self.shard.counters.half_open_expired);
+                state.core.abort();
+            }
+        }
+        if self.passive && !state.roams && state.core.is_extended() {
+            state.roams = true;
+            self.shard.registry.may_roam(self);
+        }
         while let Some(event) = state.core.poll_event() {
             match event {
                 Event::Readable => wakeups.add(&mut state.reader),
                 Event::Writable => wakeups.add(&mut state.writer),
-                Event::Connected | Event::Drained => wakeups.add(&mut state.waiter),
+                Event::Connected => wakeups.add(&mut state.waiter),
+                Event::Drained => {
+                    state.drained = true;
+                    wakeups.add(&mut state.waiter);
+                }
+                Event::Datagram => wakeups.add(&mut state.datagram),
                 _ => {
-                    for waiters in [&mut state.reader, &mut state.writer, &mut state.waiter] {
+                    let State { reader, writer, waiter, datagram, .. } = &mut *state;
+                    for waiters in [reader, writer, waiter, datagram] {
                         wakeups.add(waiters);
                     }
                 }
             }
         }
-        if let Some(deadline) = state.detached {
-            // An acknowledgement still owed would leave the peer with data that it takes for lost.
-            let quiet = !state.core.owes_acks() && state.stash.is_none();
-            let done = quiet && state.core.is_drained() && state.core.is_shutdown();
-            if done || now >= deadline || self.shard.is_dead() {
-                state.core.abort();
-            }
+        if let Some(deadline) = state.detached
+            && ((state.core.is_done() && state.stash.is_none()) || now >= deadline || self.shard.is_dead())
+        {
+            state.core.abort();
         }
         if state.core.is_closed() {
+            // It may have a last word for its peer.
+            self.transmit(state, now, 1);
             self.retire(state, now);
         } else if more {
             self.mark();
@@ -198,7 +277,7 @@ impl Session {
             return false;
         }
         let framing = Framing { max_datagrams: self.shard.max_run };
-        SCRATCH.with_borrow_mut(|scratch| {
+        let mut send_all = |scratch: &mut Vec<u8>| {
             for _ in 0..runs {
                 scratch.clear();
                 let Some(run) = state.core.poll_transmit(now, framing, scratch) else { return false };
@@ -209,14 +288,19 @@ impl Session {
                 }
             }
             true
-        })
+        };
+        // Gone while the thread ends: what is dropped then still sends its last words.
+        let result =
+            SCRATCH.try_with(|scratch| scratch.try_borrow_mut().map(|mut scratch| send_all(&mut scratch)));
+        result.ok().and_then(Result::ok).unwrap_or_else(|| send_all(&mut Vec::new()))
     }
 
     /// Sends a run; returns what the socket has no room for. A datagram that cannot be sent counts as lost.
     fn send<'a>(&self, refusals: &mut u32, mut run: &'a [u8], stride: usize) -> Option<&'a [u8]> {
         let mut reported = false;
+        let (socket, peer) = (self.shard.socket(), self.peer());
         while !run.is_empty() {
-            match self.shard.socket.try_send(self.peer, run, stride) {
+            match socket.try_send(peer, run, stride) {
                 // On a connected socket this reports an earlier datagram's fate instead of sending this one.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !reported => {
                     reported = true;
@@ -229,7 +313,7 @@ impl Session {
                 }
                 Err(error) => {
                     count(&self.shard.counters.send_errors);
-                    tracing::trace!(peer = %self.peer, %error, "datagram lost on send");
+                    tracing::trace!(%peer, %error, "datagram lost on send");
                     return None;
                 }
             }
@@ -260,7 +344,8 @@ impl Session {
     }
 
     fn schedule(self: &Arc<Self>, state: &mut State, now: Timestamp) {
-        let deadline = [state.core.poll_timeout(), state.detached].into_iter().flatten().min();
+        let expires = self.is_half_open().then_some(state.expires);
+        let deadline = [state.core.poll_timeout(), state.detached, expires].into_iter().flatten().min();
         let Some(mut at) = deadline else { return };
         if state.stash.is_some() {
             at = at.max(now + BLOCKED_RECHECK);
@@ -289,15 +374,48 @@ impl Session {
         }
         state.retired = true;
         state.stash = None;
+        self.leave_half_open();
+        let (peer, epitaph) = (self.peer(), state.core.epitaph());
         if let Some(alias) = state.alias {
-            self.shard.registry.remove(&alias, self, now, state.core.una());
+            self.shard.registry.remove(&alias, self, now, epitaph);
         }
-        self.shard.registry.remove(&(self.peer, self.conv), self, now, state.core.una());
-        tracing::debug!(peer = %self.peer, conv = self.conv, reason = ?state.core.close_reason(), "session ended");
+        self.shard.registry.remove(&(peer, self.conv), self, now, epitaph);
+        if self.passive {
+            self.shard.count_out(peer.ip());
+        }
+        tracing::debug!(%peer, conv = self.conv, reason = ?state.core.close_reason(), "session ended");
         if self.shard.registry.is_empty() {
             // It may have been the last thing that the driver lived for.
             self.shard.wake_driver();
+            self.shard.wake_idle();
         }
+    }
+
+    /// Somebody elsewhere speaks of this session: has its peer moved? True when it has, and the datagram is the session's.
+    pub(crate) fn follow(self: &Arc<Self>, from: SocketAddr, datagram: &[u8], now: Timestamp) -> bool {
+        let mut state = self.lock();
+        if !state.core.proves_path(datagram) {
+            // Not more than three times of what came from there.
+            let question = state.core.challenge_path(now).filter(|ask| ask.len() <= datagram.len() * 3);
+            if let Some(question) = question {
+                count(&self.shard.counters.path_challenges);
+                let _ = self.shard.socket().try_send(from, &question, question.len());
+            }
+            return false;
+        }
+        let old = self.peer();
+        if !self.shard.registry.rename(&(old, self.conv), (from, self.conv), self) {
+            return false;
+        }
+        if self.is_passive() {
+            self.shard.count_out(old.ip());
+            self.shard.count_in(from.ip());
+        }
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = from;
+        count(&self.shard.counters.moved);
+        tracing::info!(%old, new = %from, conv = self.conv, "peer has moved");
+        state.core.probe_path();
+        true
     }
 
     /// The peer's system has answered a datagram with "nothing listens here".
@@ -323,15 +441,15 @@ impl Session {
     /// The stream is dropped: what was written drains in the background, what arrives is acknowledged and discarded.
     pub(crate) fn detach(self: &Arc<Self>) {
         self.with(|state, now| {
-            for waiters in [&mut state.reader, &mut state.writer, &mut state.waiter] {
+            let State { reader, writer, waiter, datagram, .. } = &mut *state;
+            for waiters in [reader, writer, waiter, datagram] {
                 waiters.clear();
             }
-            let linger = state.core.config().linger_time();
+            let linger = state.linger.unwrap_or_else(|| state.core.config().linger_time());
             if linger.is_zero() || state.core.is_connecting() {
                 state.core.abort();
             } else if !state.core.is_closed() {
-                state.core.discard_input(now);
-                state.core.shutdown();
+                state.core.orphan(now);
                 state.detached = Some(now + linger);
             }
         });
@@ -344,14 +462,22 @@ impl State {
         self.failed.or_else(|| self.core.close_reason().map(KcpError::Closed))
     }
 
-    /// The error for a core that says it is closed.
+    /// The error for a read from a core that says it is closed.
     pub(crate) fn closed(&self, reason: CloseReason) -> KcpError {
         self.failed.unwrap_or(KcpError::Closed(reason))
+    }
+
+    /// The same for a write.
+    pub(crate) fn unwritable(&self, reason: CloseReason) -> KcpError {
+        self.failed.unwrap_or(KcpError::Write(kcp_core::WriteError::Closed(reason)))
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("peer", &self.peer).field("conv", &self.conv).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("peer", &self.peer())
+            .field("conv", &self.conv)
+            .finish_non_exhaustive()
     }
 }

@@ -1,20 +1,22 @@
 //! What the driver of one socket shares with its sessions: registry, timers, work queues, accept queue.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
 use futures::task::AtomicWaker;
-use kcp_core::admission::Opening;
-use kcp_core::wire::{Command, Header, Segments};
-use kcp_core::{Seq, SessionConfig, Timestamp};
+use kcp_core::admission::{Epitaph, Opening, answer_for};
+use kcp_core::wire::Segments;
+use kcp_core::{Seed, SessionConfig, Timestamp};
 use tokio::time::Instant;
 
 use crate::config::KcpConfig;
 use crate::error::KcpError;
+use crate::halfopen::HalfOpen;
+use crate::limiter::Limiter;
 use crate::registry::{Key, Registry};
 use crate::session::Session;
 use crate::socket::DatagramSocket;
@@ -27,7 +29,8 @@ const MAX_RUN_BYTES: usize = 65_507;
 /// One socket and everything that lives on it.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    pub(crate) socket: Arc<dyn DatagramSocket>,
+    /// Changes when the endpoint moves to another socket.
+    socket: RwLock<Arc<dyn DatagramSocket>>,
     pub(crate) config: KcpConfig,
     session_config: Arc<SessionConfig>,
     pub(crate) registry: Registry,
@@ -40,6 +43,12 @@ pub(crate) struct Shard {
     blocked: Mutex<Vec<Arc<Session>>>,
     timers: Mutex<Timers>,
     accepted: Mutex<AcceptQueue>,
+    half_open: Mutex<HalfOpen>,
+    limiter: Mutex<Limiter>,
+    /// Sessions that peers have opened, by address; kept only where their number is limited.
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+    /// Wait until there is no session.
+    idle: Mutex<Vec<Waker>>,
     driver: AtomicWaker,
     /// Endpoints, listeners and streams; with none of them and no session the driver ends.
     handles: AtomicUsize,
@@ -60,7 +69,7 @@ impl Shard {
         let mtu = config.session.mtu_bytes();
         Arc::new(Self {
             max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
-            socket,
+            socket: RwLock::new(socket),
             session_config: Arc::new(config.session.clone()),
             config,
             registry: Registry::default(),
@@ -69,6 +78,10 @@ impl Shard {
             blocked: Mutex::default(),
             timers: Mutex::default(),
             accepted: Mutex::new(AcceptQueue { open: accepting, ..AcceptQueue::default() }),
+            half_open: Mutex::default(),
+            limiter: Mutex::default(),
+            per_ip: Mutex::default(),
+            idle: Mutex::default(),
             driver: AtomicWaker::new(),
             handles: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
@@ -83,6 +96,19 @@ impl Shard {
 
     pub(crate) fn instant(&self, at: Timestamp) -> Instant {
         self.epoch + at.saturating_since(Timestamp::ZERO)
+    }
+
+    pub(crate) fn socket(&self) -> Arc<dyn DatagramSocket> {
+        self.socket.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Moves to another socket: extended peers follow within a round trip.
+    pub(crate) fn rebind(&self, socket: Arc<dyn DatagramSocket>) {
+        *self.socket.write().unwrap_or_else(PoisonError::into_inner) = socket;
+        self.wake_driver();
+        for session in self.registry.all() {
+            session.with(|state, _| state.core.probe_path());
+        }
     }
 
     // ---- work for the driver ----
@@ -138,7 +164,7 @@ impl Shard {
     // ---- sessions ----
 
     /// A session of ours towards `peer`.
-    pub(crate) fn dial(self: &Arc<Self>, peer: SocketAddr) -> io::Result<Arc<Session>> {
+    pub(crate) fn dial(self: &Arc<Self>, peer: SocketAddr, lazy: bool) -> io::Result<Arc<Session>> {
         if self.is_dead() {
             return Err(KcpError::DriverGone.into());
         }
@@ -149,13 +175,13 @@ impl Shard {
             if conv == 0 || self.registry.is_buried(&(peer, conv), now) {
                 continue;
             }
-            let (config, seed) = (self.session_config.clone(), random()?);
-            let core = if self.config.connect_probe {
-                kcp_core::Session::connect(conv, config, seed, now)
+            let (config, seed) = (self.session_config.clone(), seed()?);
+            let core = if lazy || !self.config.connect_probe {
+                kcp_core::Session::connect_lazy(conv, config, seed, now)
             } else {
-                kcp_core::Session::established(conv, config, seed, now)
+                kcp_core::Session::connect(conv, config, seed, now)
             };
-            let session = Session::new(self.clone(), peer, core);
+            let session = Session::new(self.clone(), peer, core, false);
             if self.registry.insert((peer, conv), &session) {
                 if self.is_dead() {
                     // The driver ended meanwhile, and may have told its sessions before this one was there.
@@ -171,65 +197,167 @@ impl Shard {
 
     /// Judges a datagram that belongs to no session; the session that it opens, if it does.
     pub(crate) fn admit(self: &Arc<Self>, key: Key, datagram: &[u8], now: Timestamp) -> Option<Arc<Session>> {
+        let (peer, conv) = key;
         // First, since what a dead session's peer repeats rarely looks like a beginning.
-        if key.1 != 0
-            && let Some(una) = self.registry.buried(&key, now)
+        if conv != 0
+            && let Some(epitaph) = self.registry.buried(&key, now)
         {
-            self.acknowledge_again(key, datagram, una);
+            self.answer(peer, datagram, Some(&epitaph), now);
             count(&self.counters.dropped_tombstone);
             return None;
+        }
+        if let Some(session) = self.registry.roamer(conv)
+            && Segments::parse(datagram, conv).is_ok()
+        {
+            return session.follow(peer, datagram, now).then_some(session);
         }
         let window = self.config.session.recv_window_segments();
         let Some((conv, opening)) = kcp_core::admission::first_segment(datagram, window) else {
             count(&self.counters.dropped_unknown);
+            self.answer(peer, datagram, None, now);
             return None;
         };
-        let (peer, _) = key;
+        let extended = opening == Opening::Probe && answer_for(datagram, None).is_some();
+        let in_vain = |counter| {
+            count(counter);
+            None
+        };
+        let ready = {
+            let accepted = lock(&self.accepted);
+            if !accepted.open {
+                drop(accepted);
+                self.answer(peer, datagram, None, now);
+                return in_vain(&self.counters.dropped_not_listening);
+            }
+            accepted.ready.len()
+        };
         if self.registry.len() >= self.config.max_sessions {
-            count(&self.counters.dropped_sessions);
-            return None;
+            return in_vain(&self.counters.dropped_sessions);
         }
-        let mut accepted = lock(&self.accepted);
-        if !accepted.open {
-            count(&self.counters.dropped_not_listening);
-            return None;
+        if ready >= self.config.backlog {
+            return in_vain(&self.counters.dropped_backlog);
         }
-        if accepted.ready.len() >= self.config.backlog {
-            count(&self.counters.dropped_backlog);
-            return None;
+        if peer.port() == 0 {
+            return in_vain(&self.counters.dropped_source);
+        }
+        let crowded = !lock(&self.half_open).admits(peer.ip()) || !self.admits_ip(peer.ip());
+        if crowded || !self.config.filter.admits(peer) {
+            return in_vain(&self.counters.dropped_filtered);
         }
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
         let chosen = if conv == 0 { (random().ok()? as u32).max(1) } else { conv };
-        let core = kcp_core::Session::established(chosen, self.session_config.clone(), random().ok()?, now);
-        let session = Session::new(self.clone(), peer, core);
+        let core = kcp_core::Session::accept(chosen, self.session_config.clone(), seed().ok()?, now);
+        let session = Session::new(self.clone(), peer, core, true);
+        {
+            // Nobody else knows it yet.
+            let mut state = session.lock();
+            state.alias = (conv == 0).then_some(key);
+            state.probed = opening == Opening::Probe && !extended;
+        }
         if !self.registry.insert((peer, chosen), &session) {
             return None;
         }
         if conv == 0 {
             self.registry.insert(key, &session);
-            session.lock().alias = Some(key);
         }
-        tracing::debug!(%peer, conv = chosen, probe = opening == Opening::Probe, "session opened by peer");
-        count(&self.counters.accepted);
-        accepted.ready.push_back(session.clone());
-        let wakers = std::mem::take(&mut accepted.wakers);
-        drop(accepted);
-        for waker in wakers {
-            waker.wake();
+        self.count_in(peer.ip());
+        let evicted = lock(&self.half_open).push(peer.ip(), &session, self.config.half_open);
+        if let Some(evicted) = evicted {
+            count(&self.counters.half_open_expired);
+            evicted.with(|state, _| state.core.abort());
         }
+        tracing::debug!(%peer, conv = chosen, ?opening, "session opened by peer");
         Some(session)
     }
 
-    /// Data that an ended session had received comes again: our last acknowledgement was lost. Without another the peer
-    /// would take for lost what arrived. One segment, never larger than what provoked it, and only for data.
-    fn acknowledge_again(&self, (peer, conv): Key, datagram: &[u8], una: Seq) {
-        let Ok(mut segments) = Segments::parse(datagram, conv) else { return };
-        if segments.any(|(header, _)| header.cmd == Command::Push && header.sn.is_before(una)) {
-            // Nothing more is taken: the window is 0. The sn must not look like a beginning.
-            let (cmd, sn) = (Command::Wins, Seq::new(1));
-            let answer = Header { conv, cmd, frg: 0, wnd: 0, ts: 0, sn, una, len: 0 }.encode();
-            // Lost is lost: it will be asked for again.
-            let _ = self.socket.try_send(peer, &answer, answer.len());
+    /// A session has become somebody's: false when nobody has room for it.
+    pub(crate) fn offer(&self, session: &Arc<Session>) -> bool {
+        let wakers = {
+            let mut accepted = lock(&self.accepted);
+            if !accepted.open {
+                count(&self.counters.dropped_not_listening);
+                return false;
+            }
+            if accepted.ready.len() >= self.config.backlog {
+                count(&self.counters.dropped_backlog);
+                return false;
+            }
+            accepted.ready.push_back(session.clone());
+            std::mem::take(&mut accepted.wakers)
+        };
+        count(&self.counters.accepted);
+        for waker in wakers {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Answers a datagram of no session, if it expects an answer: never more than it brought.
+    fn answer(&self, peer: SocketAddr, datagram: &[u8], epitaph: Option<&Epitaph>, now: Timestamp) {
+        let Some(answer) = answer_for(datagram, epitaph) else { return };
+        if epitaph.is_none() {
+            if !lock(&self.limiter).permit(peer.ip(), now) {
+                return;
+            }
+            count(&self.counters.resets_sent);
+        }
+        // Lost is lost: it will be asked for again.
+        let _ = self.socket().try_send(peer, &answer, answer.len());
+    }
+
+    pub(crate) fn left_half_open(&self, ip: IpAddr) {
+        lock(&self.half_open).leave(ip);
+    }
+
+    pub(crate) fn half_open(&self) -> usize {
+        lock(&self.half_open).len()
+    }
+
+    fn admits_ip(&self, ip: IpAddr) -> bool {
+        let Some(limit) = self.config.max_sessions_per_ip else { return true };
+        lock(&self.per_ip).get(&ip).is_none_or(|&count| count < limit)
+    }
+
+    pub(crate) fn count_in(&self, ip: IpAddr) {
+        if self.config.max_sessions_per_ip.is_some() {
+            *lock(&self.per_ip).entry(ip).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn count_out(&self, ip: IpAddr) {
+        if self.config.max_sessions_per_ip.is_some() {
+            let mut per_ip = lock(&self.per_ip);
+            if let Some(count) = per_ip.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    per_ip.remove(&ip);
+                }
+            }
+        }
+    }
+
+    /// Sessions that somebody has accepted or dialled, each once.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        let mut all = self.registry.all();
+        all.retain(|session| !session.is_half_open());
+        all
+    }
+
+    pub(crate) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut idle = lock(&self.idle);
+        if self.registry.is_empty() {
+            return Poll::Ready(());
+        }
+        if !idle.iter().any(|waker| waker.will_wake(cx.waker())) {
+            idle.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(crate) fn wake_idle(&self) {
+        let wakers = std::mem::take(&mut *lock(&self.idle));
+        for waker in wakers {
+            waker.wake();
         }
     }
 
@@ -309,6 +437,7 @@ impl Shard {
         for waker in wakers {
             waker.wake();
         }
+        self.wake_idle();
     }
 }
 
@@ -319,4 +448,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn random() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
+}
+
+fn seed() -> io::Result<Seed> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(Seed::from_bytes(bytes))
 }

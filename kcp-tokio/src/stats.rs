@@ -10,6 +10,8 @@ macro_rules! counters {
         pub struct EndpointStats {
             /// Sessions that exist now.
             pub sessions: u64,
+            /// Of those: opened by addresses that have proven nothing yet.
+            pub half_open: u64,
             $($(#[$doc])* pub $name: u64,)*
         }
 
@@ -19,8 +21,8 @@ macro_rules! counters {
         }
 
         impl Counters {
-            pub(crate) fn snapshot(&self, sessions: usize) -> EndpointStats {
-                EndpointStats { sessions: sessions as u64, $($name: self.$name.load(Ordering::Relaxed),)* }
+            pub(crate) fn snapshot(&self, sessions: usize, half_open: usize) -> EndpointStats {
+                EndpointStats { sessions: sessions as u64, half_open: half_open as u64, $($name: self.$name.load(Ordering::Relaxed),)* }
             }
         }
     };
@@ -39,6 +41,18 @@ counters! {
     dropped_sessions,
     /// Datagrams that would have opened a session while nobody accepts any.
     dropped_not_listening,
+    /// Datagrams that would have opened a session of an address with too many, or that the filter refused.
+    dropped_filtered,
+    /// Sessions of strangers that ended before they proved anything, for newer ones or after 10 s.
+    half_open_expired,
+    /// Datagrams that came from no possible peer: source port 0.
+    dropped_source,
+    /// Resets sent for sessions that are not known here.
+    resets_sent,
+    /// Questions sent to addresses that a peer may have moved to.
+    path_challenges,
+    /// Sessions that followed their peer to another address.
+    moved,
     /// Late datagrams of a session that has ended here.
     dropped_tombstone,
     /// Receive errors survived, such as a peer's ICMP messages.

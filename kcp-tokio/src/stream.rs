@@ -2,29 +2,34 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use kcp_core::{ReadError, Stats, WriteError};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use kcp_core::Stats;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::ToSocketAddrs;
 
 use crate::config::KcpConfig;
 use crate::connect;
 use crate::error::KcpError;
+use crate::halves::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use crate::messages::KcpMessages;
 use crate::session::Session;
 
 /// A reliable, ordered stream to a peer.
 ///
-/// * A read gives `Ok(0)` never because of silence: a peer that is gone is `TimedOut`. Plain KCP has no end of stream.
+/// * A read gives `Ok(0)` when the peer has shut down and everything was read, never because of silence: a peer that is
+///   gone is `TimedOut`. A peer of another implementation cannot tell that its stream has ended.
 /// * [`shutdown`](tokio::io::AsyncWriteExt::shutdown) waits until the peer has acknowledged every byte; writing after it
 ///   is `BrokenPipe`, reading goes on.
 /// * [`flush`](tokio::io::AsyncWriteExt::flush) hands everything to the network and does not wait for acknowledgements.
-/// * Dropped, the stream goes on sending what was written for up to the configured linger time.
+/// * Dropped, the stream goes on sending what was written for up to the linger time, unless something was left unread:
+///   then it is reset, as TCP does.
 ///
 /// # Cancel safety
 /// `read`, `write`, `flush`, `shutdown`, `send_msg` and `recv_msg` may be dropped at any point: what did not complete took
@@ -40,8 +45,17 @@ use crate::session::Session;
 /// # Ok(())
 /// # }
 /// ```
-pub struct KcpStream {
-    session: Arc<Session>,
+pub struct KcpStream(pub(crate) Owner);
+
+/// Whoever holds it holds the stream: with the last one the session is left to itself.
+#[derive(Debug)]
+pub(crate) struct Owner(pub(crate) Arc<Session>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.detach();
+        self.0.shard.drop_handle();
+    }
 }
 
 impl KcpStream {
@@ -65,17 +79,42 @@ impl KcpStream {
         connect::connect(addr, config).await
     }
 
+    /// Opens a session without waiting for the peer's answer: what is written leaves at once. A peer that is not there shows
+    /// by the session's timeouts only.
+    ///
+    /// # Errors
+    /// Those of resolving and binding, and `InvalidInput` for a configuration out of range.
+    pub async fn connect_lazy(addr: impl ToSocketAddrs, config: KcpConfig) -> io::Result<Self> {
+        connect::connect(addr, config.connect_probe(false)).await
+    }
+
+    /// Connects from a socket that the caller has made.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub async fn connect_on(
+        socket: std::net::UdpSocket,
+        peer: SocketAddr,
+        config: KcpConfig,
+    ) -> io::Result<Self> {
+        connect::connect_on(socket, peer, config).await
+    }
+
     pub(crate) fn new(session: Arc<Session>) -> Self {
         session.shard.add_handle();
-        Self { session }
+        Self(Owner(session))
+    }
+
+    pub(crate) const fn session(&self) -> &Arc<Session> {
+        &self.0.0
     }
 
     /// Waits for the peer's first answer.
     pub(crate) async fn connected(&self) -> io::Result<()> {
         // Starts the probing.
-        self.session.with(|_, _| ());
+        self.session().with(|_, _| ());
         poll_fn(|cx| {
-            let mut state = self.session.lock();
+            let mut state = self.session().lock();
             if let Some(error) = state.end() {
                 return Poll::Ready(Err(error.into()));
             }
@@ -93,7 +132,7 @@ impl KcpStream {
     /// # Errors
     /// None; the signature is `TcpStream`'s.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.session.peer)
+        Ok(self.session().peer())
     }
 
     /// The address of the socket.
@@ -101,19 +140,32 @@ impl KcpStream {
     /// # Errors
     /// When the operating system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.session.shard.socket.local_addr()
+        self.session().shard.socket().local_addr()
     }
 
     /// The conversation id.
     #[must_use]
     pub fn conv(&self) -> u32 {
-        self.session.conv
+        self.session().conv
     }
 
     /// Counters and gauges of this session.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.session.lock().core.stats()
+        self.session().lock().core.stats()
+    }
+
+    /// Smoothed round-trip time, after the first sample.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        self.session().lock().core.rtt()
+    }
+
+    /// Whether the peer is one of ours: then ends of streams and resets are told, the session follows its client to another
+    /// address, and datagrams can be sent.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        self.session().lock().core.is_extended()
     }
 
     /// Sends a message; in message mode its boundaries are kept.
@@ -124,82 +176,187 @@ impl KcpStream {
     /// # Cancel safety
     /// Safe: dropped before it completes, nothing was sent.
     pub async fn send_msg(&self, msg: Bytes) -> io::Result<()> {
-        poll_fn(|cx| self.poll_write_with(cx, |core, now| core.send_msg(now, msg.clone()))).await
+        poll_fn(|cx| self.session().poll_send_msg(cx, &msg)).await
     }
 
     /// Receives a message; in stream mode whatever bytes are next.
     ///
     /// # Errors
-    /// Those of a read.
+    /// `UnexpectedEof` when the peer has ended its stream; otherwise those of a read.
     ///
     /// # Cancel safety
     /// Safe: dropped before it completes, nothing was taken.
     pub async fn recv_msg(&self) -> io::Result<Bytes> {
-        poll_fn(|cx| self.poll_read_with(cx, |core, now| core.recv_msg(now))).await
+        poll_fn(|cx| self.session().poll_recv_msg(cx)).await.map_err(Into::into)
     }
 
-    /// Ends the session at once. What was not acknowledged is lost; plain KCP cannot tell the peer.
+    /// The stream as a `Sink` and a `Stream` of messages.
+    #[must_use]
+    pub const fn into_messages(self) -> KcpMessages {
+        KcpMessages::new(self)
+    }
+
+    /// Sends a datagram that is neither repeated nor ordered, and overtakes the stream. Some wait when the network is slow
+    /// (64 KiB); then the oldest are dropped, and counted.
+    ///
+    /// # Errors
+    /// `Unsupported` when the peer is a plain KCP implementation, `InvalidInput` when it is longer than
+    /// [`max_datagram`](Self::max_datagram), `NotConnected` after the end.
+    pub fn send_datagram(&self, data: Bytes) -> io::Result<()> {
+        self.session().send_datagram(data)
+    }
+
+    /// The next unreliable datagram of the peer.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    ///
+    /// # Cancel safety
+    /// Safe: dropped before it completes, nothing was taken.
+    pub async fn recv_datagram(&self) -> io::Result<Bytes> {
+        poll_fn(|cx| self.session().poll_recv_datagram(cx)).await
+    }
+
+    /// Longest unreliable datagram, in bytes: the mtu less 28.
+    #[must_use]
+    pub fn max_datagram(&self) -> usize {
+        self.session().lock().core.max_datagram()
+    }
+
+    /// Reads without taking; waits until something is there. At the end of the stream `Ok(0)`.
+    ///
+    /// # Errors
+    /// Those of a read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.session().poll_peek(cx, buf)).await
+    }
+
+    /// Waits until an operation of this interest would not wait.
+    ///
+    /// # Errors
+    /// None; the signature is `TcpStream`'s.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        Ok(self.session().ready(interest).await)
+    }
+
+    /// Waits until a read would not wait: for data, the end of the stream or an error.
+    ///
+    /// # Errors
+    /// None; the signature is `TcpStream`'s.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.ready(Interest::READABLE).await.map(drop)
+    }
+
+    /// Waits until a write would not wait.
+    ///
+    /// # Errors
+    /// None; the signature is `TcpStream`'s.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.ready(Interest::WRITABLE).await.map(drop)
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is; otherwise those of a read.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.session().try_read(buf)
+    }
+
+    /// Reads what is there, into several buffers.
+    ///
+    /// # Errors
+    /// As [`try_read`](Self::try_read).
+    pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.session().try_read_vectored(bufs)
+    }
+
+    /// Writes what there is room for.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; otherwise those of a write.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.session().try_write(&[IoSlice::new(buf)])
+    }
+
+    /// Writes what there is room for, from several buffers.
+    ///
+    /// # Errors
+    /// As [`try_write`](Self::try_write).
+    pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.session().try_write(bufs)
+    }
+
+    /// Borrows the two directions.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        (ReadHalf(self), WriteHalf(self))
+    }
+
+    /// Parts the two directions for good, or until they are
+    /// [reunited](OwnedReadHalf::reunite). Dropping the write half shuts its direction down.
+    #[must_use]
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        halves::split(self)
+    }
+
+    /// Off: small writes wait up to `interval` for more, to share a segment (`SessionConfig::write_delay`).
+    ///
+    /// # Errors
+    /// None; the signature is `TcpStream`'s.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.session().with(|state, _| state.core.set_write_delay(!nodelay));
+        Ok(())
+    }
+
+    /// How long this stream goes on sending after it was dropped; zero resets the session then. `None`: as configured.
+    ///
+    /// # Errors
+    /// None; the signature is `TcpStream`'s.
+    pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.session().lock().linger = linger;
+        Ok(())
+    }
+
+    /// Ends the session at once. What was not acknowledged is lost; the peer is told, unless it is a plain one.
     pub fn abort(&self) {
-        self.session.with(|state, _| state.core.abort());
+        self.session().abort();
     }
 
-    fn poll_read_with<T>(
-        &self,
-        cx: &Context<'_>,
-        read: impl FnOnce(&mut kcp_core::Session, kcp_core::Timestamp) -> Result<T, ReadError>,
-    ) -> Poll<io::Result<T>> {
-        let mut wakeups = crate::session::Wakeups::default();
-        let now = self.session.shard.now();
-        let mut state = self.session.lock();
-        let result = read(&mut state.core, now);
-        match result {
-            Ok(value) => {
-                // Only a reader that made room in a closed window has something to send.
-                if state.core.poll_timeout().is_some_and(|at| at <= now) {
-                    self.session.after(&mut state, now, crate::session::INLINE_RUNS, &mut wakeups);
-                }
-                drop(state);
-                wakeups.wake();
-                Poll::Ready(Ok(value))
-            }
-            Err(ReadError::Closed(reason)) => Poll::Ready(Err(state.closed(reason).into())),
-            Err(_) => {
-                state.reader.register(cx.waker());
-                Poll::Pending
-            }
-        }
+    /// Waits for the end of the session, and tells why.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn closed(&self) -> KcpError {
+        self.session().closed().await
     }
 
-    fn poll_write_with<T>(
-        &self,
-        cx: &Context<'_>,
-        write: impl FnOnce(&mut kcp_core::Session, kcp_core::Timestamp) -> Result<T, WriteError>,
-    ) -> Poll<io::Result<T>> {
-        self.session.with(|state, now| match write(&mut state.core, now) {
-            Ok(value) => Poll::Ready(Ok(value)),
-            Err(WriteError::Blocked) => {
-                state.writer.register(cx.waker());
-                Poll::Pending
-            }
-            Err(WriteError::Closed(reason)) => Poll::Ready(Err(state.closed(reason).into())),
-            Err(error) => Poll::Ready(Err(KcpError::Write(error).into())),
-        })
+    /// Moves to another socket, after a change of networks. The peer, if it is one of ours, follows within a round trip;
+    /// nothing is lost.
+    ///
+    /// # Errors
+    /// Those of the new socket.
+    pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        let shard = &self.session().shard;
+        shard.rebind(connect::adopt(socket, &shard.config, Some(self.session().peer())).await?);
+        Ok(())
     }
 }
 
 impl AsyncRead for KcpStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let read = self.poll_read_with(cx, |core, now| core.read(now, buf.initialize_unfilled()));
-        read.map_ok(|n| buf.advance(n))
+        self.session().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for KcpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |core, now| core.write(now, buf))
+        self.session().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -207,67 +364,27 @@ impl AsyncWrite for KcpStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |core, now| {
-            if !core.config().is_stream() {
-                // All slices together are one message.
-                let message: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-                return core.write(now, &message);
-            }
-            let mut taken = 0;
-            for buf in bufs.iter().filter(|buf| !buf.is_empty()) {
-                match core.write(now, buf) {
-                    Ok(n) => {
-                        taken += n;
-                        if n < buf.len() {
-                            break;
-                        }
-                    }
-                    Err(error) if taken == 0 => return Err(error),
-                    Err(_) => break,
-                }
-            }
-            Ok(taken)
-        })
+        self.session().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.session.with(|state, _| {
-            state.core.flush();
-            state.end().map_or(Ok(()), |error| Err(error.into()))
-        }))
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.session().poll_flush()
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.session.with(|state, _| {
-            state.core.shutdown();
-            if let Some(error) = state.end() {
-                return Poll::Ready(Err(error.into()));
-            }
-            if state.core.is_drained() {
-                return Poll::Ready(Ok(()));
-            }
-            state.waiter.register(cx.waker());
-            Poll::Pending
-        })
-    }
-}
-
-impl Drop for KcpStream {
-    fn drop(&mut self) {
-        self.session.detach();
-        self.session.shard.drop_handle();
+        self.session().poll_shutdown(cx)
     }
 }
 
 impl fmt::Debug for KcpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KcpStream")
-            .field("peer", &self.session.peer)
-            .field("conv", &self.session.conv)
+            .field("peer", &self.session().peer())
+            .field("conv", &self.session().conv)
             .finish()
     }
 }

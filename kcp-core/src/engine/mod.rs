@@ -399,6 +399,10 @@ impl Engine {
         self.proofs = Vec::new();
     }
 
+    pub(crate) const fn is_validated(&self) -> bool {
+        self.validated
+    }
+
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
         if !self.validated && self.proofs.len() < MAX_PROOFS {

@@ -461,6 +461,12 @@ impl Session {
         }
     }
 
+    /// Whether the peer has proven that it gets what is sent to its address. Always so for a session that we have dialled.
+    #[must_use]
+    pub const fn is_validated(&self) -> bool {
+        self.engine.is_validated()
+    }
+
     /// What is needed to answer for this session after it has ended.
     #[must_use]
     pub fn epitaph(&self) -> crate::admission::Epitaph {

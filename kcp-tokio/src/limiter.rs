@@ -1,0 +1,73 @@
+//! How many answers go to datagrams of no session: few in all, fewer to one address, since it may be a victim's.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use kcp_core::Timestamp;
+
+/// Per second, and at once.
+const RATE: u64 = 100;
+/// Between answers to one address, in microseconds.
+const PER_ADDRESS: u64 = 100_000;
+const SLOTS: usize = 1024;
+
+/// A token bucket, and a table of addresses answered last; two that share a slot share its limit.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    hash: RandomState,
+    /// Microseconds of credit: an answer costs `1_000_000 / RATE`.
+    credit: u64,
+    since: Timestamp,
+    answered: Vec<Option<Timestamp>>,
+}
+
+impl Default for Limiter {
+    fn default() -> Self {
+        Self { hash: RandomState::new(), credit: 1_000_000, since: Timestamp::ZERO, answered: Vec::new() }
+    }
+}
+
+impl Limiter {
+    /// Whether an answer may go to this address now; it is taken for sent.
+    pub(crate) fn permit(&mut self, to: IpAddr, now: Timestamp) -> bool {
+        let elapsed = u64::try_from(now.saturating_since(self.since).as_micros()).unwrap_or(u64::MAX);
+        self.credit = self.credit.saturating_add(elapsed).min(1_000_000);
+        self.since = now;
+        if self.credit < 1_000_000 / RATE {
+            return false;
+        }
+        if self.answered.is_empty() {
+            self.answered = vec![None; SLOTS];
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "a slot's number")]
+        let index = self.hash.hash_one(to) as usize % SLOTS;
+        let Some(slot) = self.answered.get_mut(index) else { return false };
+        if slot.is_some_and(|last| now.saturating_since(last).as_micros() < u128::from(PER_ADDRESS)) {
+            return false;
+        }
+        *slot = Some(now);
+        self.credit -= 1_000_000 / RATE;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_hundred_a_second_and_ten_per_address() {
+        let mut limiter = Limiter::default();
+        let ip = |n: u32| IpAddr::from(Ipv4Addr::from_bits(n));
+        let at = Timestamp::from_micros;
+        assert!(limiter.permit(ip(1), at(0)));
+        assert!(!limiter.permit(ip(1), at(99_999)));
+        assert!(limiter.permit(ip(1), at(100_000)));
+        let granted = (0..100_000).filter(|&n| limiter.permit(ip(n), at(200_000))).count();
+        assert!((90..=100).contains(&granted), "{granted}");
+        assert!(!limiter.permit(ip(200_000), at(205_000)));
+        let later = (0..100_000).filter(|&n| limiter.permit(ip(n), at(1_000_000_000))).count();
+        assert!((90..=100).contains(&later), "credit does not pile up: {later}");
+    }
+}
