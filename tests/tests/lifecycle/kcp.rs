@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{Interest, Ready};
 use kcp_tokio::{KcpListener, KcpStream, OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{Interest, Ready};
 
 use crate::transport::Transport;
 
