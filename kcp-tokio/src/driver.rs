@@ -160,7 +160,8 @@ impl Future for Driver {
         this.finish();
         again |= this.fire();
         this.unblock(cx);
-        if this.shard.is_unused() {
+        let unused_at = this.shard.unused_at();
+        if unused_at.is_some_and(|at| at <= this.shard.now()) {
             return Poll::Ready(());
         }
         if again {
@@ -168,7 +169,7 @@ impl Future for Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        while let Some(at) = this.shard.arm().into_iter().chain(this.deaf_until).min() {
+        while let Some(at) = this.shard.arm().into_iter().chain(this.deaf_until).chain(unused_at).min() {
             if this.sleeps_until != Some(at) {
                 this.sleep.as_mut().reset(this.shard.instant(at));
                 this.sleeps_until = Some(at);
@@ -177,7 +178,7 @@ impl Future for Driver {
                 break;
             }
             this.sleeps_until = None;
-            if this.fire() || this.deaf_until.is_some() {
+            if this.fire() || this.deaf_until.is_some() || unused_at.is_some() {
                 cx.waker().wake_by_ref();
                 break;
             }

@@ -85,7 +85,8 @@ impl Session {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
+            // Waits for something to read, as TCP does.
+            return self.poll_ready(cx, Interest::READABLE).map(|_| Ok(()));
         }
         let read = self.poll_take(cx, |core, now| core.read(now, buf.initialize_unfilled()));
         read.map(|read| end_is_zero(read).map(|n| buf.advance(n)))
@@ -117,7 +118,14 @@ impl Session {
     }
 
     pub(crate) fn poll_write(self: &Arc<Self>, cx: &Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_give(cx, |core, now| core.write(now, buf))
+        self.poll_give(cx, |core, now| match buf {
+            // Waits for room, as TCP does.
+            [] if !core.is_write_ready() => {
+                core.want_write();
+                Err(WriteError::Blocked)
+            }
+            buf => core.write(now, buf),
+        })
     }
 
     pub(crate) fn try_write(self: &Arc<Self>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -136,7 +144,7 @@ impl Session {
     pub(crate) fn poll_flush(self: &Arc<Self>) -> Poll<io::Result<()>> {
         Poll::Ready(self.with(|state, _| {
             state.core.flush();
-            state.shutdown_result(Ok(()))
+            state.ending()
         }))
     }
 
@@ -147,7 +155,7 @@ impl Session {
             }
             state.core.shutdown();
             if state.end().is_some() {
-                return Poll::Ready(state.shutdown_result(Ok(())));
+                return Poll::Ready(state.ending());
             }
             if state.core.is_drained() {
                 return Poll::Ready(Ok(()));
@@ -240,10 +248,15 @@ impl Session {
 }
 
 impl State {
-    /// What `flush` and `shutdown` say of a session that has ended: a good end is none of their business.
-    fn shutdown_result(&self, open: io::Result<()>) -> io::Result<()> {
+    /// What `flush` and `shutdown` say of a session that has ended: nothing, unless something was lost.
+    fn ending(&self) -> io::Result<()> {
         match self.end() {
-            None | Some(KcpError::Closed(CloseReason::Finished)) => open,
+            Some(KcpError::Closed(CloseReason::Finished)) | None => Ok(()),
+            Some(KcpError::Closed(CloseReason::Reset | CloseReason::ProtocolError))
+                if !self.core.has_lost_data() =>
+            {
+                Ok(())
+            }
             Some(error) => Err(error.into()),
         }
     }

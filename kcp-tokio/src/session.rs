@@ -18,6 +18,8 @@ use crate::timers::Mark;
 
 /// How long a stranger's session may take to prove something.
 const HALF_OPEN_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a socket that nobody uses any more answers for its last session, at most.
+const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
 /// Runs that an application's task sends itself before it leaves the rest to the driver.
 pub(crate) const INLINE_RUNS: usize = 2;
 /// Runs that the driver sends for one session before it turns to the next.
@@ -66,6 +68,8 @@ pub(crate) struct State {
     pub(crate) linger: Option<std::time::Duration>,
     /// A half-open session ends then.
     expires: Timestamp,
+    /// A reset is told once, as TCP does; then reads find the end, and writes a broken pipe.
+    pub(crate) reset_told: bool,
     /// Everything written was acknowledged after the shutdown.
     pub(crate) drained: bool,
     /// The registry knows that it may follow its peer.
@@ -148,6 +152,7 @@ impl Session {
             detached: None,
             linger: None,
             expires,
+            reset_told: false,
             drained: false,
             roams: false,
             datagram: Waiters::default(),
@@ -373,6 +378,10 @@ impl Session {
             return;
         }
         state.retired = true;
+        if state.core.is_extended() {
+            // Its last words may get lost: for a moment somebody answers.
+            self.shard.stay_until(now + (state.core.rto() * 4).min(LONGEST_WAIT));
+        }
         state.stash = None;
         self.leave_half_open();
         let (peer, epitaph) = (self.peer(), state.core.epitaph());
@@ -463,12 +472,21 @@ impl State {
     }
 
     /// The error for a read from a core that says it is closed.
-    pub(crate) fn closed(&self, reason: CloseReason) -> KcpError {
+    pub(crate) fn closed(&mut self, reason: CloseReason) -> KcpError {
+        let reset = matches!(reason, CloseReason::Reset | CloseReason::ProtocolError);
+        if reset && std::mem::replace(&mut self.reset_told, true) {
+            return KcpError::EndOfStream;
+        }
         self.failed.unwrap_or(KcpError::Closed(reason))
     }
 
     /// The same for a write.
-    pub(crate) fn unwritable(&self, reason: CloseReason) -> KcpError {
+    pub(crate) fn unwritable(&mut self, reason: CloseReason) -> KcpError {
+        let reset = matches!(reason, CloseReason::Reset | CloseReason::ProtocolError);
+        // Whoever has seen the end of the peer's stream has been told enough.
+        if reset && !self.core.is_read_closed() && !std::mem::replace(&mut self.reset_told, true) {
+            return KcpError::Closed(reason);
+        }
         self.failed.unwrap_or(KcpError::Write(kcp_core::WriteError::Closed(reason)))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
@@ -52,6 +52,8 @@ pub(crate) struct Shard {
     driver: AtomicWaker,
     /// Endpoints, listeners and streams; with none of them and no session the driver ends.
     handles: AtomicUsize,
+    /// In microseconds: until then the driver answers for sessions that have ended, although nobody uses the socket.
+    stay_until: AtomicU64,
     dead: AtomicBool,
     epoch: Instant,
 }
@@ -84,6 +86,7 @@ impl Shard {
             idle: Mutex::default(),
             driver: AtomicWaker::new(),
             handles: AtomicUsize::new(0),
+            stay_until: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             epoch: Instant::now(),
         })
@@ -416,8 +419,17 @@ impl Shard {
     }
 
     /// Nobody uses the socket and nothing lives on it.
-    pub(crate) fn is_unused(&self) -> bool {
+    fn is_unused(&self) -> bool {
         self.handles.load(Ordering::Acquire) == 0 && self.registry.is_empty()
+    }
+
+    pub(crate) fn stay_until(&self, at: Timestamp) {
+        self.stay_until.fetch_max(at.as_micros(), Ordering::AcqRel);
+    }
+
+    /// When nobody needs the socket any more, if nobody uses it now.
+    pub(crate) fn unused_at(&self) -> Option<Timestamp> {
+        self.is_unused().then(|| Timestamp::from_micros(self.stay_until.load(Ordering::Acquire)))
     }
 
     pub(crate) fn is_dead(&self) -> bool {

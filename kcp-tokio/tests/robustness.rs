@@ -288,7 +288,7 @@ fn what_arrived_before_the_runtime_went_is_delivered_before_the_error() {
     let (client, mut server, listener) = inner.block_on(async {
         let (mut client, server, listener) = pair(KcpConfig::turbo()).await;
         client.write_all(b"arrived").await.unwrap();
-        client.shutdown().await.unwrap();
+        server.readable().await.unwrap();
         (client, server, listener)
     });
     inner.shutdown_background();

@@ -19,7 +19,7 @@ mod cancelling;
 mod closing;
 #[path = "lifecycle/halves.rs"]
 mod halves;
-#[path = "lifecycle/kcp_stub.rs"]
+#[path = "lifecycle/kcp.rs"]
 mod kcp_transport;
 #[path = "lifecycle/listening.rs"]
 mod listening;
@@ -56,7 +56,6 @@ macro_rules! suite {
         mod kcp {
             $(mod $group { $(
                 #[test]
-                #[ignore = "until kcp-tokio tells the peer of an end"]
                 fn $scenario() {
                     crate::multi_thread(crate::$group::$scenario::<crate::kcp_transport::Kcp>());
                 }
@@ -65,7 +64,6 @@ macro_rules! suite {
         mod kcp_current_thread {
             $(mod $group { $(
                 #[test]
-                #[ignore = "until kcp-tokio tells the peer of an end"]
                 fn $scenario() {
                     crate::current_thread(crate::$group::$scenario::<crate::kcp_transport::Kcp>());
                 }

@@ -101,8 +101,11 @@ pub struct Session {
     path_nonces: u64,
     /// The latest challenge to another address, and when the next one may be.
     challenge: Option<(u64, Timestamp)>,
-    /// The stream is gone: new data is answered with a reset.
+    /// The stream is gone: new data is answered with a reset, once ours is delivered.
     orphaned: bool,
+    unwanted: bool,
+    /// The session ended while data was not acknowledged.
+    lost_data: bool,
     /// No more writes are taken.
     shutdown: bool,
     /// Length of the shortest write that was refused for lack of room since the last `Writable`.
@@ -157,6 +160,8 @@ impl Session {
             path_nonces: seed.path,
             challenge: None,
             orphaned: false,
+            unwanted: false,
+            lost_data: false,
             engine,
             config,
             state,
@@ -184,6 +189,7 @@ impl Session {
             return Err(InputError::Closed(reason));
         }
         let opening = self.is_connecting();
+        let received = self.engine.una();
         let heard = self.engine.input(now, datagram)?;
         if self.engine.is_broken() {
             self.close(CloseReason::ProtocolError);
@@ -216,7 +222,8 @@ impl Session {
             // A reader that waits learns that nothing more comes.
             self.pending.readable = true;
         }
-        if heard.acked || heard.control || heard.readable {
+        self.unwanted |= self.orphaned && self.is_extended() && received.is_before(self.engine.una());
+        if heard.acked || heard.control || heard.readable || self.unwanted {
             self.note_progress();
         }
         Ok(())
@@ -494,10 +501,18 @@ impl Session {
         self.shutdown();
     }
 
-    /// Whether nothing is left to do for an [orphaned](Self::orphan) session.
+    /// Whether nothing is left to do for an [orphaned](Self::orphan) session: everything is delivered, and the peer, if it
+    /// can tell, has ended its stream too.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.orphaned && self.is_drained() && !self.owes_acks()
+        let ended = !self.is_extended() || self.is_read_closed();
+        self.orphaned && self.is_drained() && !self.owes_acks() && ended
+    }
+
+    /// Whether the session ended while something that was written had not been acknowledged.
+    #[must_use]
+    pub const fn has_lost_data(&self) -> bool {
+        self.lost_data
     }
 
     // ---- out ----
@@ -652,6 +667,12 @@ impl Session {
         self.shutdown
     }
 
+    /// Retransmission timeout of a segment sent now.
+    #[must_use]
+    pub const fn rto(&self) -> Duration {
+        Duration::from_micros(self.engine.rto())
+    }
+
     /// Smoothed round-trip time, after the first sample.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
@@ -699,6 +720,10 @@ impl Session {
             self.liveness.drained = true;
             self.pending.drained = true;
         }
+        if self.unwanted && !self.is_closed() && self.engine.is_drained() {
+            // Nobody will read it. Ours is delivered.
+            self.close(CloseReason::Aborted);
+        }
         if !self.is_closed() && self.shutdown && self.extension.is_finished(&self.engine) {
             self.close(CloseReason::Finished);
         }
@@ -710,6 +735,7 @@ impl Session {
         if !told && !self.is_done() {
             self.extension.owe_reset();
         }
+        self.lost_data = !self.engine.is_drained();
         self.state = State::Closed(reason);
         self.pending.connected &= reason != CloseReason::Refused;
         self.pending.closed = true;

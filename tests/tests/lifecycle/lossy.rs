@@ -31,7 +31,6 @@ async fn over_lossy_link(seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "until kcp-tokio tells the peer of an end"]
 async fn whole_with_shutdown_and_drop_at_20_percent_loss() {
     for seed in 0..4 {
         limited(over_lossy_link(seed)).await;
