@@ -378,7 +378,8 @@ impl Session {
             return;
         }
         state.retired = true;
-        if state.core.is_extended() {
+        let good = state.core.close_reason() == Some(CloseReason::Finished) || state.core.is_done();
+        if good && state.core.is_extended() {
             // Its last words may get lost: for a moment somebody answers.
             self.shard.stay_until(now + (state.core.rto() * 4).min(LONGEST_WAIT));
         }

@@ -55,6 +55,7 @@ pub(crate) struct Shard {
     /// In microseconds: until then the driver answers for sessions that have ended, although nobody uses the socket.
     stay_until: AtomicU64,
     dead: AtomicBool,
+    dials_only: bool,
     epoch: Instant,
 }
 
@@ -88,6 +89,7 @@ impl Shard {
             handles: AtomicUsize::new(0),
             stay_until: AtomicU64::new(0),
             dead: AtomicBool::new(false),
+            dials_only: !accepting,
             epoch: Instant::now(),
         })
     }
@@ -423,7 +425,11 @@ impl Shard {
         self.handles.load(Ordering::Acquire) == 0 && self.registry.is_empty()
     }
 
+    /// A listener's port is to be free at once.
     pub(crate) fn stay_until(&self, at: Timestamp) {
+        if !self.dials_only {
+            return;
+        }
         self.stay_until.fetch_max(at.as_micros(), Ordering::AcqRel);
     }
 

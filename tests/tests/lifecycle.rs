@@ -87,7 +87,6 @@ suite! {
         writes_to_a_dropped_peer_fail_in_the_end
         flush_of_an_ended_stream
         shutdown_after_the_peer_is_gone
-        shutdown_does_not_wait_for_the_reader
         drop_with_full_buffers_delivers_all
         simultaneous_shutdown
         simultaneous_shutdown_with_data_in_flight

@@ -223,7 +223,8 @@ async fn strangers_change_nothing() {
     ours.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"answer");
     ours.shutdown().await.unwrap();
-    assert_eq!(server.stats().sessions, before + 2, "two strangers opened sessions of their own");
+    assert_eq!(server.stats().sessions, before + 1, "a stranger opened a session of its own");
+    assert_eq!((server.stats().path_challenges, server.stats().moved), (1, 0), "who may have moved is asked");
     assert_eq!(ours.stats().rejected_una + theirs.stats().rejected_una, 2);
 }
 
@@ -346,6 +347,8 @@ async fn the_backlog_is_bounded() {
             KcpEndpoint::from_socket(net.bind(([10, 0, 1, 1], 6000 + i).into()).unwrap(), config).unwrap();
         let connected = client.connect(addr(SERVER)).await;
         assert_eq!(connected.is_ok(), i < 3, "client {i}");
+        // Its handshake completes at the server.
+        sleep(ms(50)).await;
         clients.push((client, connected));
     }
     assert!(server.stats().dropped_backlog > 0);
@@ -372,4 +375,60 @@ async fn the_same_seed_gives_the_same_run() {
     assert_eq!(first.0, second.0);
     assert_eq!((first.1.retransmits, first.1.bytes_sent), (second.1.retransmits, second.1.bytes_sent));
     assert!(first.1.retransmits > 0, "else there was nothing to differ in");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_follows_its_client_to_another_address() {
+    for lossy in [0.0, 0.1] {
+        let World { net, server, client, mut ours, mut theirs } =
+            world(LinkConfig::lossy(lossy, ms(20)), KcpConfig::turbo()).await;
+        let data = pattern(400_000, 7);
+        let expected = data.clone();
+        let reader = tokio::spawn(async move {
+            let mut got = vec![0; 400_000];
+            theirs.read_exact(&mut got).await.unwrap();
+            theirs.write_all(b"all of it").await.unwrap();
+            (got, theirs)
+        });
+        ours.write_all(&data[..200_000]).await.unwrap();
+        // The NAT between forgets its mapping.
+        net.rebind(addr(CLIENT), addr("10.0.0.9:777"));
+        ours.write_all(&data[200_000..]).await.unwrap();
+        let mut answer = [0; 9];
+        timeout(ms(20_000), ours.read_exact(&mut answer)).await.expect("the session moves").unwrap();
+        assert_eq!(&answer, b"all of it");
+        let (got, theirs) = reader.await.unwrap();
+        assert!(got == expected);
+        assert_eq!(theirs.peer_addr().unwrap(), addr("10.0.0.9:777"));
+        assert_eq!(server.stats().moved, 1);
+        drop(client);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_spoofed_beginnings_change_nothing() {
+    let World { net, server, client, mut ours, mut theirs } =
+        world(LinkConfig::lossy(0.0, ms(20)), KcpConfig::turbo()).await;
+    for i in 0..100_000u32 {
+        let (sn, una) = (Seq::new(5), Seq::new(0));
+        let header = Header { conv: i + 1, cmd: Command::Push, frg: 0, wnd: 128, ts: 0, sn, una, len: 4 };
+        let datagram = [header.encode().as_slice(), b"junk"].concat();
+        let [a, b, c, _] = i.wrapping_mul(0x9E37_79B1).to_be_bytes();
+        net.inject(([a | 1, b, c, 7], 9).into(), addr(SERVER), &datagram);
+        if i % 1000 == 0 {
+            // The live session goes on meanwhile, without delay.
+            let started = Instant::now();
+            ours.write_all(b"ping").await.unwrap();
+            theirs.read_exact(&mut [0; 4]).await.unwrap();
+            assert!(started.elapsed() <= ms(30), "{:?}", started.elapsed());
+            assert!(server.stats().sessions <= 4096 + 2, "{:?}", server.stats());
+        }
+    }
+    assert!(server.stats().half_open > 3000 && server.stats().half_open_expired > 90_000);
+    let genuine = client.connect(addr(SERVER)).await.unwrap();
+    let (accepted, _) = server.accept().await.unwrap();
+    assert_eq!(accepted.conv(), genuine.conv());
+    // Ten seconds later they are forgotten.
+    sleep(ms(11_000)).await;
+    assert_eq!((server.stats().half_open, server.stats().sessions), (0, 2));
 }

@@ -99,6 +99,9 @@ pub(super) struct Extension {
     fin: Fin,
     /// The peer's stream ends before this sn.
     peer_fin: Option<Seq>,
+    /// Repeats the answer to a hello until the peer proves that it came: when, and the wait after it. Whoever dialled may
+    /// have nothing to say first.
+    repeat_ack: Option<(Timestamp, u64)>,
     /// Owed: the answer to a hello, ours to its answer, to a `Fin`, a `Ping`, a challenge; a reset.
     hello_ack: bool,
     token: bool,
@@ -126,6 +129,7 @@ impl Extension {
             next_hello: None,
             fin: Fin::Open,
             peer_fin: None,
+            repeat_ack: None,
             hello_ack: false,
             token: false,
             fin_ack: None,
@@ -348,7 +352,8 @@ impl Extension {
             Fin::Sent { next, .. } => Some(next),
             _ => None,
         };
-        fin.into_iter().chain(self.next_hello).min()
+        let repeat = self.repeat_ack.filter(|_| !engine.is_validated()).map(|(at, _)| at);
+        fin.into_iter().chain(self.next_hello).chain(repeat).min()
     }
 
     fn is_fin_due(&self, shutdown: bool, engine: &Engine) -> bool {
@@ -380,9 +385,13 @@ impl Extension {
             let wait = engine.rto().clamp(MIN_FIN_WAIT, MAX_FIN_WAIT);
             self.fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
         }
-        if core::mem::take(&mut self.hello_ack)
+        let repeat = !engine.is_validated() && self.repeat_ack.is_some_and(|(at, _)| at <= now);
+        if (core::mem::take(&mut self.hello_ack) || repeat)
             && let Some(echo) = self.peer
         {
+            let wait = self.repeat_ack.map_or(HELLO_WAIT, |(_, wait)| wait);
+            let longer = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
+            self.repeat_ack = Some((now.plus_micros(wait), longer));
             Control::HelloAck { token: self.own, echo }.encode(&mut payload);
         }
         if let Some(token) = self.peer {

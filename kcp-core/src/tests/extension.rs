@@ -96,6 +96,33 @@ fn request_shutdown_response_and_both_ends_finish() {
 }
 
 #[test]
+fn the_answer_to_a_hello_is_repeated_until_it_is_known_to_have_come() {
+    let mut server = Session::accept(77, Arc::new(quiet()), Seed::from_u64(1), Timestamp::ZERO);
+    let mut client = Session::connect(77, Arc::new(quiet()), Seed::from_u64(2), Timestamp::ZERO);
+    let mut probe = vec![];
+    client.poll_transmit(Timestamp::ZERO, crate::Framing::default(), &mut probe).unwrap();
+    server.handle_datagram(Timestamp::ZERO, &probe).unwrap();
+    let mut now = Timestamp::ZERO;
+    let mut times = vec![];
+    while times.len() < 6 {
+        let answers = said(&mut server, now);
+        assert!(matches!(controls(&answers[0].1).unwrap().next(), Some(Control::HelloAck { .. })));
+        times.push(now.as_millis());
+        now = server.poll_timeout().unwrap();
+    }
+    assert_eq!(times, [0, 200, 500, 950, 1625, 2637]);
+    let answers = said(&mut server, now);
+    let (header, payload) = &answers[0];
+    let answer = [header.encode().as_slice(), payload].concat();
+    client.handle_datagram(now, &answer).unwrap();
+    for (header, payload) in said(&mut client, now) {
+        server.handle_datagram(now, &[header.encode().as_slice(), &payload].concat()).unwrap();
+    }
+    assert!(server.is_validated());
+    assert_eq!(server.poll_timeout(), None, "and no longer");
+}
+
+#[test]
 fn the_end_comes_after_every_byte_and_only_then() {
     let mut pair = dialled(&quiet(), &lossy(0), 1);
     // The data is lost, its end arrives.

@@ -169,13 +169,6 @@ pub(crate) async fn shutdown_after_the_peer_is_gone<T: Transport>() {
     assert_kind(server.write(b"late").await, ErrorKind::BrokenPipe);
 }
 
-pub(crate) async fn shutdown_does_not_wait_for_the_reader<T: Transport>() {
-    let (mut client, mut server) = pair::<T>().await;
-    let written = fill(&mut client).await;
-    timeout(Duration::from_secs(5), client.shutdown()).await.expect("waits").unwrap();
-    assert!(read_all(&mut server).await.unwrap() == written);
-}
-
 pub(crate) async fn drop_with_full_buffers_delivers_all<T: Transport>() {
     let (mut client, mut server) = pair::<T>().await;
     let written = fill(&mut client).await;
