@@ -204,3 +204,38 @@ fn the_demo_verifies_everything() {
     assert_eq!(report["ping"]["count"], 150);
     assert!(report["packets_lost"].as_u64().unwrap() > 100);
 }
+
+/// kill -9 and a restart on the same port: clients learn it with their next write, and come again.
+#[tokio::test]
+async fn a_killed_and_restarted_server_resets_its_clients() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let limit = std::time::Duration::from_secs(20);
+    let mut server = start(&["echo", "127.0.0.1:0"]);
+    let addr = server.addr.clone();
+    let mut clients = Vec::new();
+    let mut got = [0; 5];
+    for _ in 0..5 {
+        let mut client = kcp_tokio::KcpStream::connect(addr.as_str()).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        tokio::time::timeout(limit, client.read_exact(&mut got)).await.unwrap().unwrap();
+        clients.push(client);
+    }
+    // SIGKILL: no last word.
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let _again = start(&["echo", &addr]);
+    for mut client in clients {
+        let (rtt, started) = (client.rtt().unwrap(), std::time::Instant::now());
+        client.write_all(b"there").await.unwrap();
+        let error = tokio::time::timeout(limit, client.read(&mut got)).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        // One reset goes to an address per 100 ms: with five clients on one machine the last ones wait for a
+        // retransmission. Far from any timeout in any case.
+        let waited = started.elapsed();
+        assert!(waited < std::time::Duration::from_secs(5), "{waited:?} at an rtt of {rtt:?}");
+        let mut fresh = kcp_tokio::KcpStream::connect(addr.as_str()).await.unwrap();
+        fresh.write_all(b"hello").await.unwrap();
+        tokio::time::timeout(limit, fresh.read_exact(&mut got)).await.unwrap().unwrap();
+        assert_eq!(&got, b"hello");
+    }
+}

@@ -1,6 +1,6 @@
 //! Control messages between two of ours, in the payload of `WASK` and `WINS`, which every other implementation skips.
 //!
-//! Payload: one byte [`MAGIC`], then records of type (u8), length (u16, little endian) and value. Unknown types are skipped.
+//! Payload: one magic byte (0xE1), then records of type (u8), length (u16, little endian) and value. Unknown types are skipped.
 //! A payload of the magic alone resets a session that the sender does not know; the header's `sn` and `ts` echo the
 //! segment that provoked it.
 
@@ -98,8 +98,8 @@ pub(crate) const DATAGRAM_OVERHEAD: usize = 4;
 const RECORD: usize = 3;
 
 impl Control<'_> {
-    /// Appends it; the payload has begun with [`MAGIC`].
-    pub fn encode(&self, payload: &mut Vec<u8>) {
+    /// Appends it; the payload has begun with the magic byte.
+    pub(crate) fn encode(&self, payload: &mut Vec<u8>) {
         let sn_of = |sn: Seq| u64::from(sn.value());
         let (kind, first, second) = match *self {
             Self::Datagram(data) => {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use kcp_tests::pattern;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
 
 use crate::transport::Transport;
 use crate::{
