@@ -116,14 +116,14 @@ async fn broadcast_reports_the_slow_and_waits_for_nobody() {
 
 #[tokio::test]
 async fn who_may_not_come_in_does_not() {
-    let config = KcpConfig::turbo().filter(|peer| peer.port() % 2 == 0);
+    let config = KcpConfig::turbo().filter(|peer| peer.port().is_multiple_of(2));
     let endpoint = KcpEndpoint::from_std(any_socket(), config).await.unwrap();
     let addr = endpoint.local_addr().unwrap();
     let quick = KcpConfig::from(SessionConfig::turbo().connect_timeout(Duration::from_millis(300)));
     let (mut even, mut odd) = (false, false);
     while !(even && odd) {
         let socket = any_socket();
-        let is_even = socket.local_addr().unwrap().port() % 2 == 0;
+        let is_even = socket.local_addr().unwrap().port().is_multiple_of(2);
         let connected = KcpStream::connect_on(socket, addr, quick.clone()).await;
         assert_eq!(connected.is_ok(), is_even);
         even |= is_even;
