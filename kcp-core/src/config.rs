@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::stats::Held;
 use crate::wire::HEADER_LEN;
 
 /// The four numbers of `ikcp_nodelay`, under names that say what they do.
@@ -312,6 +313,12 @@ impl SessionConfig {
     #[must_use]
     pub const fn recv_window_segments(&self) -> u32 {
         self.recv_window
+    }
+
+    /// The receive buffer and the send buffer in bytes.
+    #[must_use]
+    pub const fn buffers(&self) -> Held {
+        Held { received: self.recv_buffer, sent: self.send_buffer }
     }
 
     /// Whether this is stream mode.

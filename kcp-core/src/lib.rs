@@ -45,6 +45,6 @@ pub use error::{CloseReason, DatagramError, InputError, ReadError, RecvError, Se
 pub use seed::Seed;
 pub use seq::Seq;
 pub use session::{Event, Session};
-pub use stats::Stats;
+pub use stats::{Held, Stats};
 pub use time::Timestamp;
 pub use wire::datagram::{Framing, Transmit};

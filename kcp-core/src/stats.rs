@@ -79,3 +79,12 @@ pub struct Stats {
     /// Bytes received in order and not yet read.
     pub unread_bytes: u64,
 }
+
+/// Payload bytes that a session holds, or may hold, in each direction.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Held {
+    /// Received, in order or not, and not read.
+    pub received: usize,
+    /// Written, and not acknowledged.
+    pub sent: usize,
+}

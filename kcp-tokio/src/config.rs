@@ -22,6 +22,8 @@ pub struct KcpConfig {
     pub(crate) socket_buffer: usize,
     pub(crate) connect_probe: bool,
     pub(crate) half_open: usize,
+    pub(crate) recv_budget: usize,
+    pub(crate) send_budget: usize,
     pub(crate) max_sessions_per_ip: Option<usize>,
     pub(crate) filter: Filter,
 }
@@ -59,6 +61,8 @@ impl From<SessionConfig> for KcpConfig {
             socket_buffer: 4 << 20,
             connect_probe: true,
             half_open: 4096,
+            recv_budget: 1 << 30,
+            send_budget: 1 << 30,
             max_sessions_per_ip: None,
             filter: Filter::default(),
         }
@@ -110,6 +114,23 @@ impl KcpConfig {
     #[must_use]
     pub fn half_open(mut self, sessions: usize) -> Self {
         self.half_open = sessions;
+        self
+    }
+
+    /// Payload that all sessions of one socket hold received and unread, in bytes: default 1 GiB. While less
+    /// than half of it is held each session has its `recv_buffer`; then a share of the rest, and its peer sees a smaller window.
+    /// One segment per session is always taken.
+    #[must_use]
+    pub fn recv_budget(mut self, bytes: usize) -> Self {
+        self.recv_budget = bytes;
+        self
+    }
+
+    /// The same for what was written and is not acknowledged: default 1 GiB. A writer waits when its session
+    /// has its share.
+    #[must_use]
+    pub fn send_budget(mut self, bytes: usize) -> Self {
+        self.send_budget = bytes;
         self
     }
 

@@ -214,6 +214,7 @@ fn deliver(
             continue;
         };
         let mut state = session.lock();
+        session.share(&mut state);
         let mut next = Some(datagram);
         while let Some(datagram) = next {
             let result = if state.alias.is_some() {
@@ -229,6 +230,8 @@ fn deliver(
                 count(&shard.counters.datagrams_received);
             }
         }
+        // Before the next session asks for its share; the epilogue comes after the whole batch.
+        session.account(&mut state);
         if !std::mem::replace(&mut state.touched, true) {
             touched.push(session.clone());
         }

@@ -183,7 +183,7 @@ impl KcpEndpoint {
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        self.shard.counters.snapshot(self.shard.registry.len(), self.shard.half_open())
+        self.shard.stats()
     }
 }
 

@@ -38,6 +38,7 @@ impl Session {
         let mut state = self.lock();
         match read(&mut state.core, now) {
             Ok(value) => {
+                self.settle(&mut state);
                 // Only a reader that made room in a closed window, or took the last of a stream, has something to send.
                 if state.core.poll_timeout().is_some_and(|at| at <= now) {
                     self.after(&mut state, now, INLINE_RUNS, &mut wakeups);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use kcp_core::{CloseReason, Event, Framing, Timestamp};
+use kcp_core::{CloseReason, Event, Framing, Held, Timestamp};
 
 use crate::error::KcpError;
 use crate::registry::Key;
@@ -84,6 +84,10 @@ pub(crate) struct State {
     stash: Option<Stash>,
     refusals: u32,
     retired: bool,
+    /// As the socket's budget knows it.
+    held: Held,
+    /// The buffers are lowered: the budget was short when it was last asked.
+    limited: bool,
 }
 
 struct Stash {
@@ -161,6 +165,8 @@ impl Session {
             stash: None,
             refusals: 0,
             retired: false,
+            held: Held::default(),
+            limited: false,
         };
         Arc::new(Self {
             shard,
@@ -203,12 +209,40 @@ impl Session {
         let now = self.shard.now();
         let result = {
             let mut state = self.lock();
+            self.share(&mut state);
             let result = f(&mut state, now);
             self.after(&mut state, now, INLINE_RUNS, &mut wakeups);
             result
         };
         wakeups.wake();
         result
+    }
+
+    /// Before anything is received or written: what the session may hold, of what all may.
+    pub(crate) fn share(&self, state: &mut State) {
+        let share = self.shard.budget.share(self.shard.registry.len(), state.held);
+        let buffers = state.core.config().buffers();
+        // What is in flight does not count against the configured send buffer.
+        let limited = share.received < buffers.received || share.sent < buffers.sent + state.held.sent;
+        if limited || state.limited {
+            state.core.limit_buffers(share);
+            state.limited = limited;
+        }
+    }
+
+    /// After anything was received, read, written or acknowledged.
+    pub(crate) fn account(&self, state: &mut State) {
+        let held = state.core.held();
+        self.shard.budget.account(state.held, held);
+        state.held = held;
+    }
+
+    /// The same where nothing more is to be taken now: buffers that were short may have room again.
+    pub(crate) fn settle(&self, state: &mut State) {
+        self.account(state);
+        if state.limited {
+            self.share(state);
+        }
     }
 
     /// The epilogue of every entrance (a received batch, an application's call, a timer): transmit what is due, hand on
@@ -242,6 +276,7 @@ impl Session {
             state.roams = true;
             self.shard.registry.may_roam(self);
         }
+        self.settle(state);
         while let Some(event) = state.core.poll_event() {
             match event {
                 Event::Readable => wakeups.add(&mut state.reader),
@@ -489,6 +524,13 @@ impl State {
             return KcpError::Closed(reason);
         }
         self.failed.unwrap_or(KcpError::Write(kcp_core::WriteError::Closed(reason)))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let held = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).held;
+        self.shard.budget.account(held, Held::default());
     }
 }
 

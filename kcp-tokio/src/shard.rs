@@ -13,6 +13,7 @@ use kcp_core::wire::Segments;
 use kcp_core::{Seed, SessionConfig, Timestamp};
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::config::KcpConfig;
 use crate::error::KcpError;
 use crate::halfopen::HalfOpen;
@@ -20,7 +21,7 @@ use crate::limiter::Limiter;
 use crate::registry::{Key, Registry};
 use crate::session::Session;
 use crate::socket::DatagramSocket;
-use crate::stats::{Counters, count};
+use crate::stats::{Counters, EndpointStats, count};
 use crate::timers::Timers;
 
 /// GSO takes at most 64 datagrams and one UDP payload of them.
@@ -35,6 +36,7 @@ pub(crate) struct Shard {
     session_config: Arc<SessionConfig>,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
+    pub(crate) budget: Budget,
     /// Datagrams in one transmit run.
     pub(crate) max_run: usize,
     /// Sessions with work for the driver. Lock order: session, then any of these; never two of these at once.
@@ -74,6 +76,7 @@ impl Shard {
             max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
             socket: RwLock::new(socket),
             session_config: Arc::new(config.session.clone()),
+            budget: Budget::new(config.recv_budget, config.send_budget),
             config,
             registry: Registry::default(),
             counters: Counters::default(),
@@ -314,7 +317,7 @@ impl Shard {
         lock(&self.half_open).leave(ip);
     }
 
-    pub(crate) fn half_open(&self) -> usize {
+    fn half_open(&self) -> usize {
         lock(&self.half_open).len()
     }
 
@@ -406,6 +409,10 @@ impl Shard {
         for waker in wakers {
             waker.wake();
         }
+    }
+
+    pub(crate) fn stats(&self) -> EndpointStats {
+        self.counters.snapshot(self.registry.len(), self.half_open(), self.budget.held())
     }
 
     // ---- life ----

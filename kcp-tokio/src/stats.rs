@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kcp_core::Held;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// A snapshot of an endpoint's counters.
@@ -12,6 +14,10 @@ macro_rules! counters {
             pub sessions: u64,
             /// Of those: opened by addresses that have proven nothing yet.
             pub half_open: u64,
+            /// Payload bytes that sessions hold received and unread.
+            pub unread_bytes: u64,
+            /// Payload bytes that sessions hold written and not acknowledged.
+            pub unacked_bytes: u64,
             $($(#[$doc])* pub $name: u64,)*
         }
 
@@ -21,8 +27,14 @@ macro_rules! counters {
         }
 
         impl Counters {
-            pub(crate) fn snapshot(&self, sessions: usize, half_open: usize) -> EndpointStats {
-                EndpointStats { sessions: sessions as u64, half_open: half_open as u64, $($name: self.$name.load(Ordering::Relaxed),)* }
+            pub(crate) fn snapshot(&self, sessions: usize, half_open: usize, held: Held) -> EndpointStats {
+                EndpointStats {
+                    sessions: sessions as u64,
+                    half_open: half_open as u64,
+                    unread_bytes: held.received as u64,
+                    unacked_bytes: held.sent as u64,
+                    $($name: self.$name.load(Ordering::Relaxed),)*
+                }
             }
         }
     };

@@ -57,7 +57,7 @@ impl Engine {
         self.stats.datagrams_received = self.stats.datagrams_received.wrapping_add(1);
         self.stats.bytes_received = self.stats.bytes_received.wrapping_add(datagram.len() as u64);
 
-        let una_before = self.inflight.una();
+        let (una_before, closed_before) = (self.inflight.una(), self.peer_window == 0);
         let unacked_before = self.inflight.bytes();
         let mut una = una_before;
         let mut heard = Heard::default();
@@ -98,6 +98,12 @@ impl Engine {
         }
         if self.inflight.is_empty() {
             self.queue.release();
+        }
+        if self.inflight.is_stalled() {
+            self.inflight.unstall(self.peer_window);
+        }
+        if closed_before && self.peer_window > 0 && covered == 0 {
+            self.inflight.retry_first(now, self.rtt.rto());
         }
         if covered > 0 || bytes > 0 {
             heard.acked = true;
@@ -180,7 +186,8 @@ impl Engine {
         let beyond = ahead.is_some_and(|ahead| ahead >= self.params.rcv_wnd as usize);
         let duplicate = !beyond && self.assembler.has(header.sn);
         if beyond || (!duplicate && !self.has_room_for(header.sn, rcv_nxt, payload.len())) {
-            // Not acknowledged: it will come again when there is room. `ack_due` may tell the peer our window.
+            // Not acknowledged: it will come again when there is room. Who was invited to send it is told that there is none.
+            self.tell |= !beyond && self.free_window() == 0;
             self.stats.beyond_window = self.stats.beyond_window.wrapping_add(1);
             return;
         }
@@ -209,7 +216,7 @@ impl Engine {
     /// The byte budget. The segment that `rcv_nxt` waits for is let in while the reader has nothing to read, or a
     /// message longer than the budget could never be completed.
     fn has_room_for(&self, sn: Seq, rcv_nxt: Seq, len: usize) -> bool {
-        let held = self.reader.bytes().saturating_add(self.assembler.bytes());
+        let held = self.held().received;
         held.saturating_add(len) <= self.params.recv_buffer || (sn == rcv_nxt && !self.is_readable())
     }
 
@@ -262,8 +269,9 @@ impl Engine {
     /// The `wnd` of everything that leaves now.
     pub(super) fn free_window(&self) -> u16 {
         let free = (self.params.rcv_wnd as usize).saturating_sub(self.reader.len());
-        let held = self.reader.bytes().saturating_add(self.assembler.bytes());
-        let by_bytes = self.params.recv_buffer.saturating_sub(held).div_ceil(self.params.mss().max(1));
+        let held = self.held().received;
+        // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
+        let by_bytes = self.params.recv_buffer.saturating_sub(held) / self.params.mss().max(1);
         let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
         u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
     }

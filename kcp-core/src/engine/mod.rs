@@ -20,7 +20,7 @@ use crate::rtt::RttEstimator;
 use crate::send::inflight::Inflight;
 use crate::send::queue::{SendQueue, fragments_of};
 use crate::seq::Seq;
-use crate::stats::Stats;
+use crate::stats::{Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
 use crate::wire::datagram::Transmit;
 use crate::wire::{Command, HEADER_LEN};
@@ -196,6 +196,22 @@ impl Engine {
         self.congestion.on_mss(self.params.mss());
     }
 
+    pub(crate) fn held(&self) -> Held {
+        Held {
+            received: self.reader.bytes().saturating_add(self.assembler.bytes()),
+            sent: self.queue.bytes().saturating_add(self.inflight.bytes()),
+        }
+    }
+
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.inflight.bytes()
+    }
+
+    pub(crate) const fn set_buffers(&mut self, recv: usize, send: usize) {
+        self.params.recv_buffer = recv;
+        self.params.send_buffer = send;
+    }
+
     // ---- application ----
 
     /// Takes as many bytes as the send buffer has room for.
@@ -282,7 +298,7 @@ impl Engine {
         if self.params.stream && len <= 1 {
             return self.is_writable();
         }
-        queued == 0 || queued.saturating_add(len) <= self.params.send_buffer
+        (queued == 0 && self.params.send_buffer > 0) || queued.saturating_add(len) <= self.params.send_buffer
     }
 
     pub(crate) fn owes_acks(&self) -> bool {

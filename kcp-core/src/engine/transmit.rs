@@ -66,7 +66,14 @@ impl Engine {
         let ts = self.clock.stamp(now);
         let template = self.header(Command::Push, Seq::new(0), ts);
         let (rto, nodelay) = (self.rtt.rto(), self.params.nodelay);
+        let una = self.inflight.una();
         while let Some((sn, cause, slot)) = self.inflight.peek_due() {
+            // But for the first, which asks whether there is room.
+            let wanted = sn.offset_from(una).is_none_or(|i| i < self.peer_window as usize);
+            if !wanted && sn != una {
+                self.inflight.stall();
+                continue;
+            }
             match fits(HEADER_LEN.saturating_add(slot.data.len()), writer) {
                 Fit::Yes => {}
                 Fit::RunEnds => return,
@@ -77,7 +84,8 @@ impl Engine {
             }
             writer
                 .push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
-            self.dead |= slot.xmit.saturating_add(1) >= self.params.dead_link;
+            // A peer that has no room is not dead for that.
+            self.dead |= wanted && slot.xmit.saturating_add(1) >= self.params.dead_link;
             self.inflight.resent(ts, now, rto, |last| backed_off(last, rto, nodelay));
             self.note_proof(sn, ts);
             let counter = match cause {
@@ -212,7 +220,7 @@ impl Engine {
     }
 
     pub(super) fn follow_peer_window(&mut self, now: Timestamp) {
-        let closed = self.peer_window == 0 && !self.queue.is_empty();
+        let closed = self.peer_window == 0 && (!self.queue.is_empty() || self.inflight.is_stalled());
         self.ask |= self.prober.update(now, closed);
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct Inflight {
     deadlines: BinaryHeap<Reverse<(Timestamp, u64, u32)>>,
     /// Segments to send again; stale where acknowledged meanwhile.
     due: VecDeque<(Seq, Cause)>,
+    /// Due, but beyond a window that the peer has made smaller since they were sent; stale as above.
+    stalled: VecDeque<(Seq, Cause)>,
 }
 
 impl Inflight {
@@ -99,6 +101,7 @@ impl Inflight {
             resent: VecDeque::new(),
             deadlines: BinaryHeap::new(),
             due: VecDeque::new(),
+            stalled: VecDeque::new(),
         }
     }
 
@@ -227,6 +230,7 @@ impl Inflight {
         self.resent = VecDeque::new();
         self.deadlines = BinaryHeap::new();
         self.due = VecDeque::new();
+        self.stalled = VecDeque::new();
     }
 
     /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
@@ -294,6 +298,16 @@ impl Inflight {
         found
     }
 
+    /// Sends the first segment again if it was, and that is longer ago than `rto`: its own timeout has grown while the peer
+    /// had no room, and now it has.
+    pub(crate) fn retry_first(&mut self, now: Timestamp, rto: u64) {
+        let (una, Some(slot)) = (self.una, self.slots.front_mut()) else { return };
+        if slot.xmit > 1 && !slot.acked && !slot.due && slot.sent_at.plus_micros(rto) <= now {
+            slot.due = true;
+            self.due.push_back((una, Cause::Fast));
+        }
+    }
+
     /// Whether transmission `order` of `sn` is its latest, unacknowledged and not about to be repeated.
     fn is_live(&self, order: u64, sn: Seq) -> bool {
         self.get(sn).is_some_and(|slot| slot.order == order && !slot.acked && !slot.due)
@@ -331,6 +345,28 @@ impl Inflight {
             self.due.pop_front();
         }
         None
+    }
+
+    /// Puts aside what [`peek_due`](Self::peek_due) returned: the peer has no room for it.
+    pub(crate) fn stall(&mut self) {
+        self.stalled.extend(self.due.pop_front());
+    }
+
+    /// What was put aside and lies within the first `window` segments is due again.
+    pub(crate) fn unstall(&mut self, window: u32) {
+        let una = self.una;
+        self.stalled.retain(|&(sn, cause)| {
+            let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= window as usize);
+            if !beyond {
+                self.due.push_back((sn, cause));
+            }
+            beyond
+        });
+    }
+
+    /// Whether something waits for the peer's window.
+    pub(crate) fn is_stalled(&self) -> bool {
+        !self.stalled.is_empty()
     }
 
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
@@ -395,6 +431,20 @@ mod tests {
             ring.resent(5000, now, RTO, |rto| rto * 2);
         }
         out
+    }
+
+    #[test]
+    fn the_first_is_tried_again_once_it_was_repeated_and_an_rto_has_passed() {
+        let mut ring = filled(7, 3);
+        ring.retry_first(at(5_000), RTO);
+        assert_eq!(due(&mut ring, at(5_000)), [], "sent once: its timeout is not long");
+        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(due(&mut ring, at(100)), [(7, Cause::Timeout)]);
+        ring.retry_first(at(199), RTO);
+        assert_eq!(due(&mut ring, at(199)), []);
+        ring.retry_first(at(200), RTO);
+        ring.retry_first(at(200), RTO);
+        assert_eq!(due(&mut ring, at(200)), [(7, Cause::Fast)]);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::SessionConfig;
+use crate::config::{SessionConfig, mss_of};
 use crate::congestion::Controller;
 use crate::engine::{Engine, Params};
 use crate::error::{CloseReason, DatagramError, InputError, ReadError, SendError, WriteError};
 use crate::seed::{Seed, next_nonce};
-use crate::stats::Stats;
+use crate::stats::{Held, Stats};
 use crate::time::Timestamp;
 use crate::wire::control::{Control, MAGIC, controls};
 use crate::wire::datagram::{Framing, Transmit};
@@ -665,6 +665,25 @@ impl Session {
     #[must_use]
     pub const fn is_shutdown(&self) -> bool {
         self.shutdown
+    }
+
+    /// Bytes received that nobody has read, and bytes written that nobody has acknowledged: what the session holds.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.engine.held()
+    }
+
+    /// Lowers the buffers below their configured sizes for the time being, as an owner of many sessions may have to. What is
+    /// held stays; nothing more is taken until it is below the limit. Limits above the configuration mean the configuration.
+    ///
+    /// The peer sees a smaller window, the application a full buffer. One segment is always taken where nothing is held, lest
+    /// nothing move.
+    pub fn limit_buffers(&mut self, limit: Held) {
+        let recv = limit.received.clamp(1, self.config.recv_buffer);
+        let least = if self.engine.held().sent == 0 { mss_of(self.config.mtu) } else { 0 };
+        let queued = limit.sent.saturating_sub(self.engine.in_flight_bytes()).max(least);
+        self.engine.set_buffers(recv, queued.min(self.config.send_buffer));
+        self.note_progress();
     }
 
     /// Retransmission timeout of a segment sent now.

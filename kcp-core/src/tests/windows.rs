@@ -7,7 +7,7 @@ use kcp_netsim::LinkConfig;
 
 use super::util::{Pair, lone, output, pattern, quiet, segment, sent};
 use crate::wire::Command::{Push, Wask, Wins};
-use crate::{CloseReason, ReadError, Timestamp, WriteError};
+use crate::{CloseReason, Held, ReadError, Timestamp, WriteError};
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_millis(ms)
@@ -136,4 +136,46 @@ fn a_message_larger_than_the_budget_still_completes() {
         end.handle_datagram(at(0), &segment(Push, frg, 128, 0, sn, 0, &[frg; 100])).unwrap();
     }
     assert_eq!(end.recv_msg(at(0)).unwrap().len(), 2000);
+}
+
+#[test]
+fn lowered_buffers_hold_both_directions_and_nothing_is_lost() {
+    let config = quiet().stream(true).recv_window(512).send_window(512).mtu(524).send_buffer(1 << 20);
+    let mut pair = Pair::symmetric(config.zero_window_timeout(None), &link(10), 9);
+    let data = pattern(400_000, 9);
+    pair.ends[1].limit_buffers(Held { received: 10_000, sent: 1 << 30 });
+    pair.ends[0].limit_buffers(Held { received: 1 << 30, sent: 50_000 });
+    let now = pair.now;
+    assert_eq!(pair.ends[0].write(now, &data), Ok(50_000), "the sender's limit, exactly");
+    assert_eq!(pair.ends[0].write(now, &data), Err(WriteError::Blocked));
+    pair.run_for(Duration::from_secs(20));
+    let held = pair.ends[1].held();
+    assert!((9_500..=10_000).contains(&held.received), "{held:?}");
+    assert_eq!(
+        pair.ends[0].held().sent,
+        50_000 - held.received,
+        "nothing is discarded that was acknowledged"
+    );
+    // What is in flight counts.
+    pair.ends[0].limit_buffers(Held { received: 1 << 30, sent: 1_000 });
+    assert!(!pair.ends[0].is_writable());
+    assert_eq!(pair.ends[0].write(now, &data[50_000..]), Err(WriteError::Blocked));
+    assert_eq!(pair.ends.each_ref().map(|end| end.close_reason()), [None, None]);
+    for end in &mut pair.ends {
+        end.limit_buffers(Held { received: usize::MAX, sent: usize::MAX });
+    }
+    let mut written = 50_000;
+    let (mut got, mut buf) = (vec![], vec![0; 100_000]);
+    pair.drive(Duration::from_secs(60), |pair| {
+        let now = pair.now;
+        if let Ok(n) = pair.ends[0].write(now, &data[written..]) {
+            written += n;
+        }
+        while let Ok(n) = pair.ends[1].read(now, &mut buf) {
+            got.extend_from_slice(&buf[..n]);
+        }
+        pair.drain_both();
+        got.len() == data.len()
+    });
+    assert_eq!(got, data);
 }
