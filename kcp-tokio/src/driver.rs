@@ -40,6 +40,8 @@ pub(crate) struct Driver {
     errors: u32,
     /// No receiving before: an error that stays must not keep the processor busy.
     deaf_until: Option<Timestamp>,
+    #[cfg(feature = "metrics")]
+    publisher: crate::metrics::Publisher,
 }
 
 impl Driver {
@@ -55,6 +57,8 @@ impl Driver {
             wakeups: Wakeups::default(),
             errors: 0,
             deaf_until: None,
+            #[cfg(feature = "metrics")]
+            publisher: crate::metrics::Publisher::default(),
         });
     }
 
@@ -160,6 +164,10 @@ impl Future for Driver {
         this.finish();
         again |= this.fire();
         this.unblock(cx);
+        #[cfg(feature = "metrics")]
+        let publish_at = this.publisher.turn(&this.shard, this.shard.now());
+        #[cfg(not(feature = "metrics"))]
+        let publish_at = None;
         let unused_at = this.shard.unused_at();
         if unused_at.is_some_and(|at| at <= this.shard.now()) {
             return Poll::Ready(());
@@ -169,7 +177,9 @@ impl Future for Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        while let Some(at) = this.shard.arm().into_iter().chain(this.deaf_until).chain(unused_at).min() {
+        while let Some(at) =
+            this.shard.arm().into_iter().chain(this.deaf_until).chain(unused_at).chain(publish_at).min()
+        {
             if this.sleeps_until != Some(at) {
                 this.sleep.as_mut().reset(this.shard.instant(at));
                 this.sleeps_until = Some(at);
@@ -178,7 +188,7 @@ impl Future for Driver {
                 break;
             }
             this.sleeps_until = None;
-            if this.fire() || this.deaf_until.is_some() || unused_at.is_some() {
+            if this.fire() || this.deaf_until.is_some() || unused_at.is_some() || publish_at.is_some() {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -190,6 +200,8 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shard.die();
+        #[cfg(feature = "metrics")]
+        self.publisher.last(&self.shard);
     }
 }
 
@@ -222,8 +234,10 @@ fn deliver(
             } else {
                 state.core.handle_datagram(now, datagram)
             };
-            if let Err(error) = result {
-                tracing::trace!(peer = %from, conv, %error, "datagram refused");
+            if let Err(error) = result
+                && let Some(more) = shard.logs.refused.permit(now)
+            {
+                tracing::debug!(peer = %from, conv, %error, more, "datagrams refused");
             }
             next = rest.next_if(|datagram| conv_of(datagram) == Some(conv));
             if next.is_some() {
@@ -257,7 +271,9 @@ fn adopt(datagram: &[u8], conv: u32) -> Vec<u8> {
 /// A receive error ends nothing: most are a peer's ICMP message. Those that say "refused" tell a connect.
 fn survive(shard: &Shard, error: &io::Error) {
     count(&shard.counters.receive_errors);
-    tracing::trace!(%error, "receive error");
+    if let Some(more) = shard.logs.receive.permit(shard.now()) {
+        tracing::debug!(%error, more, "receive errors");
+    }
     if error.kind() == io::ErrorKind::ConnectionRefused {
         // Only a socket connected to one peer knows whom it is about.
         if shard.registry.len() == 1

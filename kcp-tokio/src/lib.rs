@@ -34,7 +34,10 @@ mod handle;
 mod io;
 mod limiter;
 mod listener;
+mod logs;
 mod messages;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod registry;
 mod session;
 mod shard;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use kcp_core::{CloseReason, Event, Framing, Held, Timestamp};
+use tracing::Span;
 
 use crate::error::KcpError;
 use crate::registry::Key;
@@ -88,6 +89,8 @@ pub(crate) struct State {
     held: Held,
     /// The buffers are lowered: the budget was short when it was last asked.
     limited: bool,
+    /// Level debug, and only for who has proven something: strangers must not make us log.
+    span: Span,
 }
 
 struct Stash {
@@ -167,6 +170,7 @@ impl Session {
             retired: false,
             held: Held::default(),
             limited: false,
+            span: Span::none(),
         };
         Arc::new(Self {
             shard,
@@ -264,6 +268,7 @@ impl Session {
             // Data from the beginning, or a token that only who got our answer knows.
             if state.core.una().value() != 0 || state.core.is_validated() || state.probed {
                 self.leave_half_open();
+                state.open_span(self.peer(), self.conv);
                 if !self.shard.offer(self) {
                     state.core.abort();
                 }
@@ -353,7 +358,9 @@ impl Session {
                 }
                 Err(error) => {
                     count(&self.shard.counters.send_errors);
-                    tracing::trace!(%peer, %error, "datagram lost on send");
+                    if let Some(more) = self.shard.logs.send.permit(self.shard.now()) {
+                        tracing::debug!(%peer, %error, more, "datagrams lost on send");
+                    }
                     return None;
                 }
             }
@@ -428,7 +435,7 @@ impl Session {
         if self.passive {
             self.shard.count_out(peer.ip());
         }
-        tracing::debug!(%peer, conv = self.conv, reason = ?state.core.close_reason(), "session ended");
+        state.span.in_scope(|| tracing::debug!(reason = ?state.core.close_reason(), "session ended"));
         if self.shard.registry.is_empty() {
             // It may have been the last thing that the driver lived for.
             self.shard.wake_driver();
@@ -458,7 +465,9 @@ impl Session {
         }
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = from;
         count(&self.shard.counters.moved);
-        tracing::info!(%old, new = %from, conv = self.conv, "peer has moved");
+        if let Some(more) = self.shard.logs.moved.permit(now) {
+            state.span.in_scope(|| tracing::info!(%old, new = %from, more, "peer has moved"));
+        }
         state.core.probe_path();
         true
     }
@@ -502,6 +511,11 @@ impl Session {
 }
 
 impl State {
+    pub(crate) fn open_span(&mut self, peer: SocketAddr, conv: u32) {
+        self.span = tracing::debug_span!("kcp", %peer, conv);
+        self.span.in_scope(|| tracing::debug!("session opened"));
+    }
+
     /// Why nothing more will happen, if so.
     pub(crate) fn end(&self) -> Option<KcpError> {
         self.failed.or_else(|| self.core.close_reason().map(KcpError::Closed))

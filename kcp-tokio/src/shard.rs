@@ -18,6 +18,7 @@ use crate::config::KcpConfig;
 use crate::error::KcpError;
 use crate::halfopen::HalfOpen;
 use crate::limiter::Limiter;
+use crate::logs::LogLimits;
 use crate::registry::{Key, Registry};
 use crate::session::Session;
 use crate::socket::DatagramSocket;
@@ -37,6 +38,7 @@ pub(crate) struct Shard {
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) budget: Budget,
+    pub(crate) logs: LogLimits,
     /// Datagrams in one transmit run.
     pub(crate) max_run: usize,
     /// Sessions with work for the driver. Lock order: session, then any of these; never two of these at once.
@@ -76,6 +78,7 @@ impl Shard {
             max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
             socket: RwLock::new(socket),
             session_config: Arc::new(config.session.clone()),
+            logs: LogLimits::default(),
             budget: Budget::new(config.recv_budget, config.send_budget),
             config,
             registry: Registry::default(),
@@ -196,7 +199,7 @@ impl Shard {
                     session.fail();
                     return Err(KcpError::DriverGone.into());
                 }
-                tracing::debug!(%peer, conv, "session dialled");
+                session.lock().open_span(peer, conv);
                 return Ok(session);
             }
         }
@@ -228,6 +231,9 @@ impl Shard {
         let extended = opening == Opening::Probe && answer_for(datagram, None).is_some();
         let in_vain = |counter| {
             count(counter);
+            if let Some(more) = self.logs.turned_away.permit(now) {
+                tracing::debug!(%peer, conv, more, "a first datagram is turned away: the counters say why");
+            }
             None
         };
         let ready = {
@@ -274,7 +280,6 @@ impl Shard {
             count(&self.counters.half_open_expired);
             evicted.with(|state, _| state.core.abort());
         }
-        tracing::debug!(%peer, conv = chosen, ?opening, "session opened by peer");
         Some(session)
     }
 

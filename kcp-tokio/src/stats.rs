@@ -26,6 +26,24 @@ macro_rules! counters {
             $(pub(crate) $name: AtomicU64,)*
         }
 
+        #[cfg(feature = "metrics")]
+        impl EndpointStats {
+            /// Moves the counters by what has changed since `before`, and sets the gauges.
+            #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+            pub(crate) fn publish(&self, before: &Self, socket: &str) {
+                $(metrics::counter!(concat!("kcp_", stringify!($name), "_total"), "socket" => socket.to_owned())
+                    .increment(self.$name.saturating_sub(before.$name));)*
+                for (name, value) in [
+                    ("kcp_sessions", self.sessions),
+                    ("kcp_half_open", self.half_open),
+                    ("kcp_unread_bytes", self.unread_bytes),
+                    ("kcp_unacked_bytes", self.unacked_bytes),
+                ] {
+                    metrics::gauge!(name, "socket" => socket.to_owned()).set(value as f64);
+                }
+            }
+        }
+
         impl Counters {
             pub(crate) fn snapshot(&self, sessions: usize, half_open: usize, held: Held) -> EndpointStats {
                 EndpointStats {
