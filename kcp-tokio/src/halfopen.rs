@@ -3,11 +3,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use kcp_core::Timestamp;
 
 use crate::session::Session;
 
 /// At most this many of one network (/24, /56): one stranger cannot fill the pool with a network of addresses.
 const MAX_PER_NETWORK: usize = 64;
+/// When more than one in so many places is taken, an address may open one session per `PAUSE`, and `BURST` at once.
+const BUSY: usize = 4;
+const PAUSE: Duration = Duration::from_millis(50);
+const BURST: u32 = 5;
+/// Addresses whose pace is kept. More than these are a flood of forged ones, of which none comes twice: eviction is the answer.
+const MAX_PACED: usize = 4096;
 
 /// The pool. Its sessions live in the registry; what is here only bounds them.
 #[derive(Debug, Default)]
@@ -15,12 +24,45 @@ pub(crate) struct HalfOpen {
     by_age: VecDeque<(IpAddr, Weak<Session>)>,
     networks: HashMap<IpAddr, usize>,
     live: usize,
+    pace: Pace,
+}
+
+/// When an address may open its next session (the generic cell rate algorithm).
+#[derive(Debug, Default)]
+struct Pace {
+    next: HashMap<IpAddr, Timestamp>,
+    forget_at: Timestamp,
+}
+
+impl Pace {
+    fn permit(&mut self, from: IpAddr, now: Timestamp) -> bool {
+        let next = self.next.get(&from).copied().unwrap_or_default().max(now);
+        if next.saturating_since(now) > PAUSE * (BURST - 1) {
+            return false;
+        }
+        if self.next.len() >= MAX_PACED && !self.next.contains_key(&from) {
+            self.forget(now);
+        }
+        if self.next.len() < MAX_PACED || self.next.contains_key(&from) {
+            self.next.insert(from, next + PAUSE);
+        }
+        true
+    }
+
+    /// Not more often than addresses can fall due again.
+    fn forget(&mut self, now: Timestamp) {
+        if now >= self.forget_at {
+            self.next.retain(|_, next| *next > now);
+            self.forget_at = now + PAUSE;
+        }
+    }
 }
 
 impl HalfOpen {
-    /// Whether one more from this address is taken.
-    pub(crate) fn admits(&self, from: IpAddr) -> bool {
-        self.networks.get(&network(from)).is_none_or(|&count| count < MAX_PER_NETWORK)
+    /// Whether one more from this address is taken, if there are at most `limit` in all.
+    pub(crate) fn admits(&mut self, from: IpAddr, limit: usize, now: Timestamp) -> bool {
+        let full = self.networks.get(&network(from)).is_some_and(|&count| count >= MAX_PER_NETWORK);
+        !full && (self.live <= limit / BUSY || self.pace.permit(from, now))
     }
 
     /// Takes one more; returns the one that has to go for it.
@@ -83,6 +125,24 @@ fn network(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn under_pressure_an_address_opens_five_at_once_and_twenty_a_second() {
+        let mut pool = HalfOpen { live: 25, ..HalfOpen::default() };
+        let (ip, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 1, 1]));
+        let at = Timestamp::from_millis;
+        assert!((0..100).all(|_| pool.admits(ip, 100, at(1000))), "a quarter is no pressure");
+        pool.live = 26;
+        assert_eq!((0..100).filter(|_| pool.admits(ip, 100, at(1000))).count(), 5);
+        assert!(pool.admits(other, 100, at(1000)), "another address has its own pace");
+        assert!(!pool.admits(ip, 100, Timestamp::from_micros(1_049_999)));
+        assert_eq!((0..100).filter(|_| pool.admits(ip, 100, at(1050))).count(), 1);
+        let mut taken = 0;
+        for ms in 1050..2050 {
+            taken += usize::from(pool.admits(ip, 100, at(ms)));
+        }
+        assert_eq!(taken, 19, "the one at 1050 was taken already");
+    }
 
     #[test]
     fn networks_are_24_and_56_bits() {

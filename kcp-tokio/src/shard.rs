@@ -254,7 +254,8 @@ impl Shard {
         if peer.port() == 0 {
             return in_vain(&self.counters.dropped_source);
         }
-        let crowded = !lock(&self.half_open).admits(peer.ip()) || !self.admits_ip(peer.ip());
+        let crowded = !lock(&self.half_open).admits(peer.ip(), self.config.half_open, now)
+            || !self.admits_ip(peer.ip());
         if crowded || !self.config.filter.admits(peer) {
             return in_vain(&self.counters.dropped_filtered);
         }

@@ -247,3 +247,112 @@ async fn an_unproven_address_gets_no_more_than_three_times_what_it_sent() {
         answerer.abort();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_beginnings_open_a_session_in_whatever_order_they_come() {
+    let net = SimNet::new(LinkConfig::ideal(), 17);
+    let server = endpoint(&net, SERVER, &KcpConfig::turbo());
+    let window = SessionConfig::turbo().recv_window_segments();
+    for stranger in [
+        segment(Command::Ack, 1, 0, 0, b""),
+        segment(Command::Wins, 2, 0, 0, b""),
+        segment(Command::Push, 3, window, 0, b"beyond the first window"),
+        segment(Command::Push, 4, u32::MAX, 0, b"from the past"),
+        segment(Command::Push, 5, 0, 0, b"cut")[..26].to_vec(),
+        vec![7; 23],
+        vec![],
+    ] {
+        net.inject(addr(CLIENT), addr(SERVER), &stranger);
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(server.stats().sessions, 0, "{:?}", server.stats());
+    // The last that may, then the first: what overtook is not lost, and what is lost is not skipped.
+    net.inject(addr(CLIENT), addr(SERVER), &segment(Command::Push, 6, window - 1, 0, b"?"));
+    net.inject(addr(CLIENT), addr(SERVER), &segment(Command::Push, 6, 1, 0, b"second"));
+    assert!(
+        timeout(Duration::from_secs(1), server.accept()).await.is_err(),
+        "not before its beginning is there"
+    );
+    net.inject(addr(CLIENT), addr(SERVER), &segment(Command::Push, 6, 0, 0, b"first "));
+    let (mut stream, _) = timeout(Duration::from_secs(1), server.accept()).await.unwrap().unwrap();
+    let mut got = [0; 12];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"first second");
+    assert_eq!(server.stats().accepted, 1);
+}
+
+/// A socket of which every fifth datagram is refused, as a full conntrack table or a firewall does.
+#[derive(Debug)]
+struct Refusing(std::sync::Arc<kcp_netsim::SimSocket>, std::sync::atomic::AtomicU32);
+
+impl kcp_tokio::DatagramSocket for Refusing {
+    fn poll_recv(
+        &self,
+        cx: &mut std::task::Context<'_>,
+        sink: kcp_tokio::Sink<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        self.0.poll_recv(cx, sink)
+    }
+
+    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> std::io::Result<usize> {
+        if self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 5 == 4 {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        self.0.try_send(to, run, stride)
+    }
+
+    fn poll_send_ready(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        self.0.poll_send_ready(cx)
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_datagram_that_may_not_be_sent_is_a_lost_one() {
+    let net = SimNet::new(LinkConfig::lossy(0.0, Duration::from_millis(10)), 18);
+    let config = KcpConfig::turbo();
+    let server = endpoint(&net, SERVER, &config);
+    let socket = Refusing(net.bind(addr(CLIENT)).unwrap(), 0.into());
+    let client = KcpEndpoint::from_socket(std::sync::Arc::new(socket), config).unwrap();
+    let mut ours = client.connect(addr(SERVER)).await.unwrap();
+    let (mut theirs, _) = server.accept().await.unwrap();
+    let data = pattern(300_000, 18);
+    let sent = data.clone();
+    let writer = tokio::spawn(async move {
+        ours.write_all(&sent).await.unwrap();
+        ours.shutdown().await.unwrap();
+    });
+    let mut got = vec![];
+    timeout(Duration::from_secs(60), theirs.read_to_end(&mut got)).await.unwrap().unwrap();
+    assert!(got == data);
+    writer.await.unwrap();
+    assert!(client.stats().send_errors > 20, "{:?}", client.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_late_leaves_its_successor_alone() {
+    let net = SimNet::new(LinkConfig::lossy(0.0, Duration::from_millis(10)), 19);
+    let config = KcpConfig::turbo();
+    let (server, client) = (endpoint(&net, SERVER, &config), endpoint(&net, CLIENT, &config));
+    let mut old = client.connect(addr(SERVER)).await.unwrap();
+    let (old_theirs, _) = server.accept().await.unwrap();
+    // It lingers: nobody acknowledges what it has written.
+    net.partition(addr(CLIENT), addr(SERVER));
+    old.write_all(b"never arrives").await.unwrap();
+    drop(old);
+    net.heal();
+    net.set_all(&LinkConfig::lossy(0.0, Duration::from_millis(10)));
+    let mut new = client.connect(addr(SERVER)).await.unwrap();
+    let (mut new_theirs, _) = server.accept().await.unwrap();
+    for round in 0..30u8 {
+        new.write_all(&[round]).await.unwrap();
+        assert_eq!(new_theirs.read_u8().await.unwrap(), round);
+        sleep(Duration::from_secs(1)).await;
+    }
+    drop(old_theirs);
+    new.write_all(b"!").await.unwrap();
+    assert_eq!(new_theirs.read_u8().await.unwrap(), b'!');
+}
