@@ -1,0 +1,51 @@
+//! Table of `paced`: delivery delay of small messages under loss, per preset. `paced [seeds] [messages]`.
+
+use std::time::Duration;
+
+use kcp_benches::paced::{Paced, run};
+use kcp_core::SessionConfig;
+use kcp_netsim::{LinkConfig, Loss};
+
+fn main() {
+    let mut numbers = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
+    let (seeds, messages) = (numbers.next().unwrap_or(20), numbers.next().unwrap_or(1500));
+    let losses = [
+        ("0 %", Loss::Uniform(0.0)),
+        ("1 %", Loss::Uniform(0.01)),
+        ("5 %", Loss::Uniform(0.05)),
+        ("5 % bursts of 3", Loss::bursty(0.05, 3.0)),
+        ("10 %", Loss::Uniform(0.1)),
+        ("20 %", Loss::Uniform(0.2)),
+    ];
+    let presets: [(&str, SessionConfig); 3] = [
+        ("normal", SessionConfig::normal()),
+        ("fast", SessionConfig::fast()),
+        ("turbo", SessionConfig::turbo()),
+    ];
+    println!("one 64 B message per 20 ms, echoed, RTT 50 ms, {seeds} seeds of {messages} messages");
+    println!(
+        "{:16} {:10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8} {:>6}",
+        "loss", "preset", "p50 ms", "p99", "p99.9", "max", "kB", "packets", "lost"
+    );
+    for (name, loss) in losses {
+        for (preset, config) in &presets {
+            let mut link = LinkConfig::ideal();
+            link.delay = Duration::from_millis(25);
+            link.loss = loss.clone();
+            let mut all = Paced::default();
+            for seed in 0..seeds {
+                all.merge(run(config, &link, messages, seed), seed as u32);
+            }
+            println!(
+                "{name:16} {preset:10} {:7.1} {:7.1} {:7.1} {:7.1} {:9.1} {:8} {:5.1}%",
+                all.percentile(0.5),
+                all.percentile(0.99),
+                all.percentile(0.999),
+                all.percentile(1.0),
+                all.bytes as f64 / 1000.0 / seeds as f64,
+                all.datagrams / seeds,
+                all.lost * 100.0,
+            );
+        }
+    }
+}
