@@ -23,6 +23,8 @@ pub struct Paced {
     pub bytes: u64,
     /// Datagrams of both directions.
     pub datagrams: u64,
+    /// Segments sent again, and copies that rode along.
+    pub again: [u64; 2],
     /// Part of the datagrams that the network lost.
     pub lost: f64,
 }
@@ -41,6 +43,7 @@ impl Paced {
         self.lost = (self.lost * runs + other.lost) / (runs + 1.0);
         self.bytes += other.bytes;
         self.datagrams += other.datagrams;
+        self.again = [self.again[0] + other.again[0], self.again[1] + other.again[1]];
         self.latencies.extend(other.latencies);
         self.latencies.sort_unstable();
     }
@@ -54,8 +57,10 @@ impl Paced {
 pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) -> Paced {
     let config = Arc::new(config.clone());
     let start = Timestamp::from_millis(1000);
-    let mut ends =
-        [1, 2].map(|end| Session::established(9, config.clone(), Seed::from_u64(seed * 2 + end), start));
+    let mut ends = [
+        Session::connect(9, config.clone(), Seed::from_u64(seed * 2), start),
+        Session::accept(9, config.clone(), Seed::from_u64(seed * 2 + 1), start),
+    ];
     let mut links: [Link<Vec<u8>>; 2] = [Link::new(link.clone(), seed), Link::new(link.clone(), !seed)];
     let mut now = start;
     let mut result = Paced::default();
@@ -63,18 +68,24 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
     // Bytes of a message of which a part is here.
     let mut partial: VecDeque<u8> = VecDeque::new();
     let mut buf = vec![0; 65_536];
-    let at = |n: u64| start + EVERY * u32::try_from(n).unwrap_or(u32::MAX);
+    // The first message leaves when the connection stands.
+    let mut begin = None;
     while result.latencies.len() < messages as usize {
         let arrivals =
             links.each_ref().map(|link| link.next_due().map(|due| start + (due + Duration::from_nanos(999))));
         let timers = ends.each_mut().map(Session::poll_timeout);
-        let tick = (sent < messages).then(|| at(sent));
+        if begin.is_none() && ends[0].is_extended() && ends[1].is_validated() {
+            (begin, result) = (Some(now + EVERY), Paced::default());
+        }
+        let first = begin.unwrap_or(now);
+        let at = |n: u64| first + EVERY * u32::try_from(n).unwrap_or(u32::MAX);
+        let tick = (begin.is_some() && sent < messages).then(|| at(sent));
         now = now.max(
             arrivals.into_iter().chain(timers).flatten().chain(tick).min().expect("something is pending"),
         );
-        assert!(now < at(messages) + Duration::from_secs(60), "a message is lost");
+        assert!(begin.is_none() || now < at(messages) + Duration::from_secs(60), "a message is lost");
         let elapsed = now.saturating_since(start);
-        if sent < messages && at(sent) <= now {
+        if tick.is_some_and(|tick| tick <= now) {
             let mut message = [0; MESSAGE];
             message[..8].copy_from_slice(&sent.to_le_bytes());
             ends[0].write(now, &message).expect("the send buffer has room");
@@ -114,6 +125,10 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
         }
     }
     let stats = links.each_ref().map(Link::stats);
+    for end in &ends {
+        let stats = end.stats();
+        result.again = [result.again[0] + stats.retransmits, result.again[1] + stats.copies_sent];
+    }
     let total: u64 = stats.iter().map(|stats| stats.sent).sum();
     result.lost = stats.iter().map(|stats| stats.lost).sum::<u64>() as f64 / total.max(1) as f64;
     result.latencies.sort_unstable();

@@ -47,6 +47,13 @@ impl AckQueue {
         self.owed.front().copied()
     }
 
+    /// Drops the one that `una` covers, too.
+    pub(crate) fn elide(&mut self, rcv_nxt: Seq) {
+        let before = self.owed.len();
+        self.owed.retain(|&(sn, _)| !sn.is_before(rcv_nxt));
+        self.elided = self.elided.wrapping_add(before.saturating_sub(self.owed.len()) as u64);
+    }
+
     /// Removes what [`peek`](Self::peek) returned: it has been sent.
     pub(crate) fn pop(&mut self, rcv_nxt: Seq) {
         let sent = self.owed.pop_front().filter(|&(sn, _)| !sn.is_before(rcv_nxt));

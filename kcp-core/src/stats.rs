@@ -24,6 +24,8 @@ pub struct Stats {
     pub fast_retransmits: u64,
     /// Of those: because no acknowledgement came within the RTO.
     pub timeout_retransmits: u64,
+    /// Copies of small segments that rode along in other datagrams.
+    pub copies_sent: u64,
     /// ACK segments sent.
     pub acks_sent: u64,
     /// ACK segments sent a second time, in room that a datagram had: those of segments beyond a hole.

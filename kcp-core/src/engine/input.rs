@@ -18,6 +18,9 @@ const ACK_DELAY_DIVISOR: u64 = 4;
 const MIN_ACK_DELAY: u64 = 1_000;
 const MAX_ACK_DELAY: u64 = 10_000;
 
+/// How much later than its rhythm an application may write, in microseconds.
+const WRITE_SLACK: u64 = 1_000;
+
 /// What an accepted datagram meant.
 #[derive(Copy, Clone, Debug, Default)]
 pub(crate) struct Heard {
@@ -38,8 +41,10 @@ pub(crate) struct Heard {
 #[derive(Default)]
 struct Applied {
     pushes: u32,
-    /// Something shows a loss, a duplicate or a full window: the sender should know at once.
-    irregular: bool,
+    /// Segments that were not here before.
+    fresh: bool,
+    /// Segments that were.
+    repeated: bool,
     /// Latest `sent_at` among the ACKs whose echo is exact.
     sample: Option<Timestamp>,
 }
@@ -60,6 +65,7 @@ impl Engine {
         let (una_before, closed_before) = (self.inflight.una(), self.peer_window == 0);
         let unacked_before = self.inflight.bytes();
         let mut una = una_before;
+        let had_hole = !self.assembler.is_empty();
         let mut heard = Heard::default();
         let mut applied = Applied::default();
         if !self.validated {
@@ -94,7 +100,9 @@ impl Engine {
         let rtt = applied.sample.map(|sent_at| now.saturating_since(sent_at));
         if let Some(rtt) = rtt {
             let micros = crate::time::saturating_micros(rtt);
-            self.rtt.sample(micros, self.params.interval, self.params.min_rto);
+            // The tick after which an ikcp peer acknowledges; ours do so within a quarter of it.
+            let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
+            self.rtt.sample(micros, tick, self.params.min_rto);
         }
         if self.inflight.is_empty() {
             self.queue.release();
@@ -118,7 +126,12 @@ impl Engine {
         }
         if applied.pushes > 0 {
             heard.readable = self.deliver();
-            self.schedule_ack(now, &applied);
+            // A loss, or its repair: the sender should know at once.
+            let irregular = had_hole || !self.assembler.is_empty();
+            if had_hole && heard.readable {
+                self.repaired_at = Some(now);
+            }
+            self.schedule_ack(now, &applied, irregular);
         }
         self.follow_peer_window(now);
         Ok(heard)
@@ -196,18 +209,18 @@ impl Engine {
         if duplicate {
             // Acknowledged again: the first ACK may have been lost.
             self.stats.duplicates = self.stats.duplicates.wrapping_add(1);
-            applied.irregular = true;
+            applied.repeated = true;
             self.acks.forget_repeat(header.sn);
             self.acks.push(header.sn, header.ts, rcv_nxt, limit);
             return;
         }
+        applied.fresh = true;
         self.announcer.on_data();
         let segment = Received { frg: header.frg, data: Bytes::copy_from_slice(payload) };
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
             self.assembler.bypass();
             self.accept(segment);
         } else {
-            applied.irregular = true;
             self.assembler.insert(header.sn, segment);
         }
         self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
@@ -241,12 +254,21 @@ impl Engine {
         }
     }
 
-    fn schedule_ack(&mut self, now: Timestamp, applied: &Applied) {
+    fn schedule_ack(&mut self, now: Timestamp, applied: &Applied, irregular: bool) {
         self.unacked = self.unacked.saturating_add(applied.pushes);
-        let urgent = applied.irregular || self.unacked >= 2 || self.params.ack_nodelay;
+        // A copy that rode along with something new is no sign that an acknowledgement was lost.
+        let repeated = applied.repeated && !applied.fresh;
+        let urgent = irregular || repeated || self.unacked >= 2 || self.params.ack_nodelay;
         let delay = (self.params.interval / ACK_DELAY_DIVISOR).clamp(MIN_ACK_DELAY, MAX_ACK_DELAY);
-        let due = if urgent { now } else { now.plus_micros(delay) };
+        let due = if urgent { now } else { self.next_write(now).unwrap_or(now.plus_micros(delay)) };
         self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// When the application is likely to write next, if that is soon enough for what is owed to one of our kind to wait.
+    fn next_write(&self, now: Timestamp) -> Option<Timestamp> {
+        let next = self.wrote_at.plus_micros(self.write_gap).plus_micros(WRITE_SLACK);
+        let soon = next > now && next <= now.plus_micros(self.params.interval.saturating_add(WRITE_SLACK));
+        (self.una_suffices && soon).then_some(next)
     }
 
     /// After the application took something: room for held segments, and perhaps a closed window to reopen.

@@ -57,6 +57,7 @@ pub(crate) struct Params {
     pub(crate) write_delay: bool,
     pub(crate) send_buffer: usize,
     pub(crate) recv_buffer: usize,
+    pub(crate) redundancy: u8,
 }
 
 impl Params {
@@ -78,6 +79,7 @@ impl Params {
             write_delay: config.write_delay,
             send_buffer: config.send_buffer,
             recv_buffer: config.recv_buffer,
+            redundancy: config.redundancy,
         }
     }
 
@@ -124,6 +126,15 @@ pub(crate) struct Engine {
     acks: AckQueue,
     /// When the owed ACKs leave at the latest. Invariant: Some whenever `acks` is not empty.
     ack_due: Option<Timestamp>,
+    /// The peer is one of ours: it learns from `una` what it needs of an ACK in order.
+    una_suffices: bool,
+    /// When a hole was last filled.
+    repaired_at: Option<Timestamp>,
+    /// When the application last wrote, and how long after the time before: what is owed may ride with the next.
+    wrote_at: Timestamp,
+    write_gap: u64,
+    /// When it last got an ACK, of which it takes the round-trip time.
+    sampled_at: Option<Timestamp>,
     /// Data segments received since ACKs were last sent.
     unacked: u32,
     /// A `WASK` is to be sent.
@@ -162,6 +173,11 @@ impl Engine {
             announcer: Announcer::new(params.rcv_wnd),
             acks: AckQueue::default(),
             ack_due: None,
+            una_suffices: false,
+            repaired_at: None,
+            sampled_at: None,
+            wrote_at: Timestamp::ZERO,
+            write_gap: u64::MAX,
             unacked: 0,
             ask: false,
             tell: false,
@@ -272,6 +288,8 @@ impl Engine {
     }
 
     fn hold(&mut self, now: Timestamp) {
+        self.write_gap = crate::time::saturating_micros(now.saturating_since(self.wrote_at));
+        self.wrote_at = now;
         if self.params.write_delay && self.hold_until.is_none() {
             self.hold_until = Some(now.plus_micros(self.params.interval));
         }
@@ -383,6 +401,11 @@ impl Engine {
     /// No `WINS` is owed: something else answers.
     pub(crate) const fn untell(&mut self) {
         self.tell = false;
+    }
+
+    /// The peer is one of ours.
+    pub(crate) const fn elide_acks(&mut self) {
+        self.una_suffices = true;
     }
 
     /// Sends a `WASK` with the next transmission.

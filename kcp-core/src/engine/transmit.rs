@@ -3,12 +3,14 @@
 use alloc::vec::Vec;
 
 use super::Engine;
-use crate::send::inflight::Cause;
+use crate::send::inflight::{Cause, SMALL};
 use crate::seq::Seq;
 use crate::time::Timestamp;
 use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Header};
 
+/// A copy rides this part of `interval` after its original at the earliest: what is lost is often lost together.
+const RIDE_GAP_DIVISOR: u64 = 4;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
 const CONTROL_SN: Seq = Seq::new(1);
@@ -35,11 +37,16 @@ impl Engine {
         let control = self.tell || self.ask || !self.acks.is_empty();
         // Data must not starve ACKs: the last datagram of a run is theirs.
         let for_data = if control && max > 1 { max.saturating_sub(1) } else { max };
+        let first_new = self.inflight.nxt();
         let mut writer = DatagramWriter::new(buf, self.params.mtu);
         self.write_data(now, for_data, &mut writer);
+        let data = !writer.is_empty();
         let acks_due = flush || self.ack_due.is_some_and(|due| due <= now);
         if acks_due || self.tell || self.ask || !writer.is_empty() {
             self.write_control(now, max, &mut writer);
+        }
+        if data && self.validated && self.params.nodelay > 0 {
+            self.write_riders(now, first_new, &mut writer);
         }
         let run = writer.finish()?;
         self.announcer.told(u32::from(self.free_window()));
@@ -124,10 +131,31 @@ impl Engine {
             if !self.inflight.has_unacked() {
                 self.progress_at = now;
             }
+            let small = piece.data.len() <= SMALL;
             self.inflight.push(piece.frg, piece.data, ts, now);
+            if small && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now) {
+                // Perhaps the answer to what is late already: a second loss would cost most.
+                self.inflight.protect(sn);
+            }
             self.note_proof(sn, ts);
             self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
+        }
+    }
+
+    /// Copies of small segments in the room that the last datagram has: a lost one costs no round trip then.
+    fn write_riders(&mut self, now: Timestamp, first_new: Seq, writer: &mut DatagramWriter<'_>) {
+        let ts = self.clock.stamp(now);
+        let template = self.header(Command::Push, Seq::new(0), ts);
+        let (recent, gap) = (self.params.redundancy, self.params.interval / RIDE_GAP_DIVISOR);
+        while let Some((sn, slot)) = self.inflight.next_rider(now, recent, first_new, gap, SMALL) {
+            let len = slot.data.len();
+            if !writer.has_room(HEADER_LEN.saturating_add(len)) {
+                return;
+            }
+            writer.push(&Header { sn, frg: slot.frg, len: wire_len(len), ..template }, &slot.data);
+            self.inflight.rode(sn, ts, now);
+            self.stats.copies_sent = self.stats.copies_sent.wrapping_add(1);
         }
     }
 
@@ -142,6 +170,11 @@ impl Engine {
             yes
         };
         let withhold = self.withholds_acks();
+        // What leaves carries `una`, which says as much; our own kind needs no more than a sample of the round trip now and then.
+        let sampled = self.sampled_at.is_some_and(|at| at.plus_micros(self.rtt.srtt().unwrap_or(0)) > now);
+        if self.una_suffices && sampled && !writer.is_empty() && !withhold {
+            self.acks.elide(rcv_nxt);
+        }
         while !withhold && let Some((sn, ts)) = self.acks.peek(rcv_nxt) {
             if !may_send() {
                 return;
@@ -152,6 +185,7 @@ impl Engine {
             }
             writer.push(&Header { sn, ts, ..template }, &[]);
             self.acks.pop(rcv_nxt);
+            self.sampled_at = Some(now);
             self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);
         }
         while !withhold

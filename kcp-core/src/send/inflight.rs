@@ -36,7 +36,24 @@ pub(crate) struct Slot {
     order: u64,
     /// Microseconds; grows with every timeout. Only meaningful once `xmit > 1`.
     rto: u64,
+    /// Copies that have ridden along in other datagrams since the latest transmission.
+    rides: u8,
+    /// The timeout was put off, since a copy has ridden along.
+    deferred: bool,
 }
+
+/// A copy that rode along in a datagram with room. It changes nothing but what its ACK means.
+#[derive(Debug)]
+struct Ride {
+    sn: Seq,
+    ts: u32,
+    sent_at: Timestamp,
+}
+
+/// Rides remembered for their ACKs; older ones give no RTT sample.
+const MAX_RIDES: usize = 64;
+/// Payload of a segment that may ride, in bytes at most.
+pub(crate) const SMALL: usize = 256;
 
 /// What an ACK told.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -85,6 +102,9 @@ pub(crate) struct Inflight {
     due: VecDeque<(Seq, Cause)>,
     /// Due, but beyond a window that the peer has made smaller since they were sent; stale as above.
     stalled: VecDeque<(Seq, Cause)>,
+    rides: VecDeque<Ride>,
+    /// Small segments sent again: one copy of each rides along with something later. Stale as above.
+    fragile: VecDeque<Seq>,
 }
 
 impl Inflight {
@@ -102,6 +122,8 @@ impl Inflight {
             deadlines: BinaryHeap::new(),
             due: VecDeque::new(),
             stalled: VecDeque::new(),
+            rides: VecDeque::new(),
+            fragile: VecDeque::new(),
         }
     }
 
@@ -159,6 +181,8 @@ impl Inflight {
             sent_at: now,
             order,
             rto: 0,
+            rides: 0,
+            deferred: false,
         });
         sn
     }
@@ -171,7 +195,68 @@ impl Inflight {
 
     /// Whether `ts` is that of the latest transmission of `sn`, and it is not acknowledged.
     pub(crate) fn is_in_flight(&self, sn: Seq, ts: u32) -> bool {
-        self.get(sn).is_some_and(|slot| slot.ts == ts && !slot.acked)
+        self.get(sn).is_some_and(|slot| {
+            !slot.acked && (slot.ts == ts || (slot.rides > 0 && self.ridden_at(sn, ts).is_some()))
+        })
+    }
+
+    fn ridden_at(&self, sn: Seq, ts: u32) -> Option<Timestamp> {
+        self.rides.iter().rev().find(|ride| ride.sn == sn && ride.ts == ts).map(|ride| ride.sent_at)
+    }
+
+    /// The next segment of which a copy may ride along in a datagram that leaves anyway: of those sent again one each, some
+    /// time after; besides, of the `recent` newest before `end`, as often. Only up to `longest` bytes.
+    pub(crate) fn next_rider(
+        &mut self,
+        now: Timestamp,
+        recent: u8,
+        end: Seq,
+        gap: u64,
+        longest: usize,
+    ) -> Option<(Seq, &Slot)> {
+        let old_enough = |slot: &Slot| slot.sent_at.plus_micros(gap) <= now;
+        while let Some(&sn) = self.fragile.front() {
+            match self.get(sn).filter(|slot| !slot.acked && !slot.due && slot.rides == 0) {
+                Some(slot) if !old_enough(slot) || slot.data.len() > longest => break,
+                Some(_) => return self.get(sn).map(|slot| (sn, slot)),
+                None => _ = self.fragile.pop_front(),
+            }
+        }
+        let last = end.offset_from(self.una)?;
+        let first = last.saturating_sub(usize::from(recent));
+        let candidates = self.slots.range(first..last.min(self.slots.len()));
+        let mut sn = self.una.plus(u32::try_from(first).ok()?);
+        for slot in candidates {
+            let fits = !slot.data.is_empty() && slot.data.len() <= longest;
+            let wanted = !slot.acked && !slot.due && slot.rides < recent && fits && old_enough(slot);
+            let mut just_now = self.rides.iter().rev().take_while(|ride| ride.sent_at == now);
+            if wanted && !just_now.any(|ride| ride.sn == sn) {
+                return Some((sn, slot));
+            }
+            sn = sn.next();
+        }
+        None
+    }
+
+    /// Lets one copy of `sn` ride along with something later.
+    pub(crate) fn protect(&mut self, sn: Seq) {
+        if self.fragile.len() < MAX_RIDES {
+            self.fragile.push_back(sn);
+        }
+    }
+
+    /// Books a copy of `sn`.
+    pub(crate) fn rode(&mut self, sn: Seq, ts: u32, now: Timestamp) {
+        if self.fragile.front() == Some(&sn) {
+            self.fragile.pop_front();
+        }
+        if self.rides.len() >= MAX_RIDES {
+            self.rides.pop_front();
+        }
+        self.rides.push_back(Ride { sn, ts, sent_at: now });
+        if let Some(slot) = self.get_mut(sn) {
+            slot.rides = slot.rides.saturating_add(1);
+        }
     }
 
     /// Applies an ACK for (sn, ts).
@@ -185,14 +270,15 @@ impl Inflight {
         }
         slot.acked = true;
         let exact = slot.ts == ts;
-        let (sent_at, order) = (slot.sent_at, slot.order);
+        let (sent_at, order, rode) = (slot.sent_at, slot.order, slot.rides > 0);
         let data = core::mem::take(&mut slot.data);
         self.bytes = self.bytes.saturating_sub(data.len());
         self.unacked = self.unacked.saturating_sub(1);
         if exact {
             self.arrived = self.arrived.max(Some(order));
         }
-        AckOutcome::Acked { sent_at: exact.then_some(sent_at) }
+        let sent_at = if exact || !rode { exact.then_some(sent_at) } else { self.ridden_at(sn, ts) };
+        AckOutcome::Acked { sent_at }
     }
 
     /// Applies a cumulative acknowledgement, which the caller has checked not to exceed `nxt`. Returns how many
@@ -231,6 +317,8 @@ impl Inflight {
         self.deadlines = BinaryHeap::new();
         self.due = VecDeque::new();
         self.stalled = VecDeque::new();
+        self.rides = VecDeque::new();
+        self.fragile = VecDeque::new();
     }
 
     /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
@@ -276,26 +364,36 @@ impl Inflight {
             if deadline > now {
                 break;
             }
-            if let Some(slot) = self.get_mut(sn) {
-                slot.due = true;
-            }
-            self.due.push_back((sn, Cause::Timeout));
-            found = found.saturating_add(1);
+            found = found.saturating_add(u32::from(self.time_out(sn, now, first_rto)));
         }
         while let Some(&Reverse((deadline, order, sn))) = self.deadlines.peek() {
             if self.is_live(order, Seq::new(sn)) {
                 if deadline > now {
                     break;
                 }
-                if let Some(slot) = self.get_mut(Seq::new(sn)) {
-                    slot.due = true;
-                }
-                self.due.push_back((Seq::new(sn), Cause::Timeout));
-                found = found.saturating_add(1);
+                self.deadlines.pop();
+                found = found.saturating_add(u32::from(self.time_out(Seq::new(sn), now, first_rto)));
+            } else {
+                self.deadlines.pop();
             }
-            self.deadlines.pop();
         }
         found
+    }
+
+    /// The timeout of `sn` has ended; false if it begins again, since a copy rode along later and may be on its way.
+    fn time_out(&mut self, sn: Seq, now: Timestamp, first_rto: u64) -> bool {
+        let first_ride = self.rides.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
+        let Some(slot) = self.get_mut(sn) else { return false };
+        let later = first_ride.filter(|_| slot.xmit == 1 && slot.rides > 0 && !slot.deferred);
+        if let Some(deadline) = later.map(|at| at.plus_micros(first_rto)).filter(|&deadline| deadline > now) {
+            slot.deferred = true;
+            let order = slot.order;
+            self.deadlines.push(Reverse((deadline, order, sn.value())));
+            return false;
+        }
+        slot.due = true;
+        self.due.push_back((sn, Cause::Timeout));
+        true
     }
 
     /// Sends the first segment again if it was, and that is longer ago than `rto`: its own timeout has grown while the peer
@@ -317,7 +415,7 @@ impl Inflight {
     fn first_deadline(&mut self, first_rto: u64) -> Option<(Seq, Timestamp)> {
         loop {
             let slot = self.get(self.rto_cursor)?;
-            if slot.xmit == 1 && !slot.acked && !slot.due {
+            if slot.xmit == 1 && !slot.acked && !slot.due && !slot.deferred {
                 return Some((self.rto_cursor, slot.sent_at.plus_micros(first_rto)));
             }
             self.rto_cursor = self.rto_cursor.next();
@@ -385,8 +483,14 @@ impl Inflight {
         slot.ts = ts;
         slot.sent_at = now;
         slot.order = order;
+        slot.rides = 0;
+        slot.deferred = false;
+        let small = slot.data.len() <= SMALL;
         let deadline = now.plus_micros(slot.rto);
         self.resent.push_back((order, sn));
+        if small {
+            self.protect(sn);
+        }
         self.deadlines.push(Reverse((deadline, order, sn.value())));
         // Stale entries lie below live ones; keep both structures in proportion to the window.
         if self.deadlines.len() > self.slots.len().saturating_mul(2).saturating_add(64) {

@@ -209,6 +209,9 @@ impl Session {
         }
         if heard.control {
             self.apply_controls(now, datagram, opening)?;
+            if self.extension.is_on() {
+                self.engine.elide_acks();
+            }
         }
         if self.extension.is_contradicted(&self.engine) {
             self.close(CloseReason::ProtocolError);
