@@ -9,9 +9,13 @@ pub(crate) struct RttEstimator {
     /// None until the first sample.
     srtt: Option<u64>,
     rttvar: u64,
+    /// How long the peer holds its acknowledgements at most: the longest seen, forgotten slowly.
+    hold: u64,
     rto: u64,
 }
 
+/// What a peer says of its acknowledgements is believed up to here.
+const MAX_HOLD: u64 = 64_000;
 /// `IKCP_RTO_DEF`.
 const INITIAL_RTO: u64 = 200_000;
 /// `IKCP_RTO_MAX`. Samples are clamped to it as well.
@@ -19,11 +23,14 @@ const MAX_RTO: u64 = 60_000_000;
 
 impl RttEstimator {
     pub(crate) const fn new() -> Self {
-        Self { srtt: None, rttvar: 0, rto: INITIAL_RTO }
+        Self { srtt: None, rttvar: 0, hold: 0, rto: INITIAL_RTO }
     }
 
-    pub(crate) fn sample(&mut self, rtt: u64, interval: u64, min_rto: u64) {
-        let rtt = rtt.clamp(1, MAX_RTO);
+    /// `held`: the part of `rtt` for which the peer held the acknowledgement.
+    pub(crate) fn sample(&mut self, rtt: u64, held: u64, interval: u64, min_rto: u64) {
+        let held = held.min(MAX_HOLD);
+        self.hold = held.max(Self::forget(self.hold));
+        let rtt = rtt.saturating_sub(held).clamp(1, MAX_RTO);
         let srtt = match self.srtt {
             None => {
                 self.rttvar = rtt / 2;
@@ -37,7 +44,13 @@ impl RttEstimator {
         };
         self.srtt = Some(srtt);
         let slack = interval.max(self.rttvar.saturating_mul(4));
-        self.rto = srtt.saturating_add(slack).clamp(min_rto, MAX_RTO);
+        self.rto = srtt.saturating_add(slack).saturating_add(self.hold).clamp(min_rto, MAX_RTO);
+    }
+
+    /// What is left of a peer's longest hold after a sample with a shorter one. The peer reckons the same way, so that it
+    /// knows when to tell again.
+    pub(crate) const fn forget(hold: u64) -> u64 {
+        hold.saturating_mul(15) / 16
     }
 
     pub(crate) const fn srtt(&self) -> Option<u64> {
@@ -61,9 +74,9 @@ mod tests {
     fn first_sample_then_smoothing() {
         let mut rtt = RttEstimator::new();
         assert_eq!((rtt.srtt(), rtt.rto()), (None, 200_000));
-        rtt.sample(80_000, 10_000, 30_000);
+        rtt.sample(80_000, 0, 10_000, 30_000);
         assert_eq!((rtt.srtt(), rtt.rttvar(), rtt.rto()), (Some(80_000), 40_000, 240_000));
-        rtt.sample(40_000, 10_000, 30_000);
+        rtt.sample(40_000, 0, 10_000, 30_000);
         assert_eq!((rtt.srtt(), rtt.rttvar(), rtt.rto()), (Some(75_000), 40_000, 235_000));
     }
 
@@ -71,14 +84,14 @@ mod tests {
     fn floor_interval_and_ceiling() {
         let mut rtt = RttEstimator::new();
         for _ in 0..100 {
-            rtt.sample(1_000, 10_000, 30_000);
+            rtt.sample(1_000, 0, 10_000, 30_000);
         }
         assert_eq!(rtt.rto(), 30_000, "floor");
         for _ in 0..100 {
-            rtt.sample(1_000, 40_000, 30_000);
+            rtt.sample(1_000, 0, 40_000, 30_000);
         }
         assert_eq!(rtt.rto(), 41_000, "srtt + interval");
-        rtt.sample(u64::MAX, 10_000, 30_000);
+        rtt.sample(u64::MAX, 0, 10_000, 30_000);
         assert_eq!(rtt.rto(), 60_000_000, "ceiling");
     }
 }

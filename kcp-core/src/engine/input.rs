@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Engine;
+use super::transmit::HELD_UNIT;
 use crate::congestion::AckInfo;
 use crate::error::InputError;
 use crate::recv::assembler::Received;
@@ -47,6 +48,8 @@ struct Applied {
     repeated: bool,
     /// Latest `sent_at` among the ACKs whose echo is exact.
     sample: Option<Timestamp>,
+    /// How long the peer held that ACK, in microseconds.
+    held: u64,
 }
 
 impl Engine {
@@ -100,9 +103,9 @@ impl Engine {
         let rtt = applied.sample.map(|sent_at| now.saturating_since(sent_at));
         if let Some(rtt) = rtt {
             let micros = crate::time::saturating_micros(rtt);
-            // The tick after which an ikcp peer acknowledges; ours do so within a quarter of it.
+            // An ikcp peer acknowledges at its next tick; ours say how long they take.
             let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
-            self.rtt.sample(micros, tick, self.params.min_rto);
+            self.rtt.sample(micros, applied.held, tick, self.params.min_rto);
         }
         if self.inflight.is_empty() {
             self.queue.release();
@@ -131,6 +134,7 @@ impl Engine {
             if had_hole && heard.readable {
                 self.repaired_at = Some(now);
             }
+            self.data_at = now;
             self.schedule_ack(now, &applied, irregular);
         }
         self.follow_peer_window(now);
@@ -182,7 +186,10 @@ impl Engine {
     fn apply_ack(&mut self, header: &Header, applied: &mut Applied) {
         match self.inflight.on_ack(header.sn, header.ts) {
             AckOutcome::Acked { sent_at: Some(sent_at) } => {
-                applied.sample = applied.sample.max(Some(sent_at));
+                if applied.sample.is_none_or(|latest| latest <= sent_at) {
+                    applied.sample = Some(sent_at);
+                    applied.held = if self.una_suffices { u64::from(header.frg) * HELD_UNIT } else { 0 };
+                }
             }
             AckOutcome::Acked { sent_at: None } => {
                 self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);

@@ -130,6 +130,10 @@ pub(crate) struct Engine {
     una_suffices: bool,
     /// When a hole was last filled.
     repaired_at: Option<Timestamp>,
+    /// How long the peer thinks that we may hold an ACK, in `HELD_UNIT`.
+    told_hold: u64,
+    /// When data last arrived.
+    data_at: Timestamp,
     /// When the application last wrote, and how long after the time before: what is owed may ride with the next.
     wrote_at: Timestamp,
     write_gap: u64,
@@ -176,6 +180,8 @@ impl Engine {
             una_suffices: false,
             repaired_at: None,
             sampled_at: None,
+            told_hold: 0,
+            data_at: Timestamp::ZERO,
             wrote_at: Timestamp::ZERO,
             write_gap: u64::MAX,
             unacked: 0,

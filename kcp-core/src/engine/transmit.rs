@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Engine;
+use crate::rtt::RttEstimator;
 use crate::send::inflight::{Cause, SMALL};
 use crate::seq::Seq;
 use crate::time::Timestamp;
@@ -11,6 +12,8 @@ use crate::wire::{Command, HEADER_LEN, Header};
 
 /// A copy rides this part of `interval` after its original at the earliest: what is lost is often lost together.
 const RIDE_GAP_DIVISOR: u64 = 4;
+/// The `frg` of an ACK counts this many microseconds between two of ours.
+pub(super) const HELD_UNIT: u64 = 250;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
 const CONTROL_SN: Seq = Seq::new(1);
@@ -172,7 +175,10 @@ impl Engine {
         let withhold = self.withholds_acks();
         // What leaves carries `una`, which says as much; our own kind needs no more than a sample of the round trip now and then.
         let sampled = self.sampled_at.is_some_and(|at| at.plus_micros(self.rtt.srtt().unwrap_or(0)) > now);
-        if self.una_suffices && sampled && !writer.is_empty() && !withhold {
+        // What is held longer than the peer knows of would look lost to it.
+        let held = crate::time::saturating_micros(now.saturating_since(self.data_at)) / HELD_UNIT;
+        let known = held <= self.told_hold;
+        if self.una_suffices && sampled && known && !writer.is_empty() && !withhold {
             self.acks.elide(rcv_nxt);
         }
         while !withhold && let Some((sn, ts)) = self.acks.peek(rcv_nxt) {
@@ -183,7 +189,10 @@ impl Engine {
                 self.ack_due = Some(now);
                 return;
             }
-            writer.push(&Header { sn, ts, ..template }, &[]);
+            // How long it was held, for one of our kind: every other ignores it, and takes it for the network's.
+            let held = if self.una_suffices { u8::try_from(held).unwrap_or(u8::MAX) } else { 0 };
+            self.told_hold = u64::from(held).max(RttEstimator::forget(self.told_hold));
+            writer.push(&Header { sn, ts, frg: held, ..template }, &[]);
             self.acks.pop(rcv_nxt);
             self.sampled_at = Some(now);
             self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);

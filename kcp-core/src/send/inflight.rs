@@ -42,16 +42,19 @@ pub(crate) struct Slot {
     deferred: bool,
 }
 
-/// A copy that rode along in a datagram with room. It changes nothing but what its ACK means.
+/// A transmission that is not its segment's latest: one before it, or a copy that rode along in a datagram with room. Its
+/// ACK gives an RTT sample too.
 #[derive(Debug)]
-struct Ride {
+struct Sending {
     sn: Seq,
     ts: u32,
     sent_at: Timestamp,
 }
 
-/// Rides remembered for their ACKs; older ones give no RTT sample.
-const MAX_RIDES: usize = 64;
+/// Those remembered; older ones give no sample.
+const MAX_OTHERS: usize = 64;
+/// Segments of which a copy is to ride, at most.
+const MAX_FRAGILE: usize = 64;
 /// Payload of a segment that may ride, in bytes at most.
 pub(crate) const SMALL: usize = 256;
 
@@ -102,7 +105,7 @@ pub(crate) struct Inflight {
     due: VecDeque<(Seq, Cause)>,
     /// Due, but beyond a window that the peer has made smaller since they were sent; stale as above.
     stalled: VecDeque<(Seq, Cause)>,
-    rides: VecDeque<Ride>,
+    others: VecDeque<Sending>,
     /// Small segments sent again: one copy of each rides along with something later. Stale as above.
     fragile: VecDeque<Seq>,
 }
@@ -122,7 +125,7 @@ impl Inflight {
             deadlines: BinaryHeap::new(),
             due: VecDeque::new(),
             stalled: VecDeque::new(),
-            rides: VecDeque::new(),
+            others: VecDeque::new(),
             fragile: VecDeque::new(),
         }
     }
@@ -196,12 +199,13 @@ impl Inflight {
     /// Whether `ts` is that of the latest transmission of `sn`, and it is not acknowledged.
     pub(crate) fn is_in_flight(&self, sn: Seq, ts: u32) -> bool {
         self.get(sn).is_some_and(|slot| {
-            !slot.acked && (slot.ts == ts || (slot.rides > 0 && self.ridden_at(sn, ts).is_some()))
+            let once = slot.xmit == 1 && slot.rides == 0;
+            !slot.acked && (slot.ts == ts || (!once && self.other_at(sn, ts).is_some()))
         })
     }
 
-    fn ridden_at(&self, sn: Seq, ts: u32) -> Option<Timestamp> {
-        self.rides.iter().rev().find(|ride| ride.sn == sn && ride.ts == ts).map(|ride| ride.sent_at)
+    fn other_at(&self, sn: Seq, ts: u32) -> Option<Timestamp> {
+        self.others.iter().rev().find(|ride| ride.sn == sn && ride.ts == ts).map(|ride| ride.sent_at)
     }
 
     /// The next segment of which a copy may ride along in a datagram that leaves anyway: of those sent again one each, some
@@ -229,7 +233,7 @@ impl Inflight {
         for slot in candidates {
             let fits = !slot.data.is_empty() && slot.data.len() <= longest;
             let wanted = !slot.acked && !slot.due && slot.rides < recent && fits && old_enough(slot);
-            let mut just_now = self.rides.iter().rev().take_while(|ride| ride.sent_at == now);
+            let mut just_now = self.others.iter().rev().take_while(|ride| ride.sent_at == now);
             if wanted && !just_now.any(|ride| ride.sn == sn) {
                 return Some((sn, slot));
             }
@@ -238,9 +242,16 @@ impl Inflight {
         None
     }
 
+    fn note(&mut self, sending: Sending) {
+        if self.others.len() >= MAX_OTHERS {
+            self.others.pop_front();
+        }
+        self.others.push_back(sending);
+    }
+
     /// Lets one copy of `sn` ride along with something later.
     pub(crate) fn protect(&mut self, sn: Seq) {
-        if self.fragile.len() < MAX_RIDES {
+        if self.fragile.len() < MAX_FRAGILE {
             self.fragile.push_back(sn);
         }
     }
@@ -250,10 +261,7 @@ impl Inflight {
         if self.fragile.front() == Some(&sn) {
             self.fragile.pop_front();
         }
-        if self.rides.len() >= MAX_RIDES {
-            self.rides.pop_front();
-        }
-        self.rides.push_back(Ride { sn, ts, sent_at: now });
+        self.note(Sending { sn, ts, sent_at: now });
         if let Some(slot) = self.get_mut(sn) {
             slot.rides = slot.rides.saturating_add(1);
         }
@@ -270,14 +278,14 @@ impl Inflight {
         }
         slot.acked = true;
         let exact = slot.ts == ts;
-        let (sent_at, order, rode) = (slot.sent_at, slot.order, slot.rides > 0);
+        let (sent_at, order, once) = (slot.sent_at, slot.order, slot.xmit == 1 && slot.rides == 0);
         let data = core::mem::take(&mut slot.data);
         self.bytes = self.bytes.saturating_sub(data.len());
         self.unacked = self.unacked.saturating_sub(1);
         if exact {
             self.arrived = self.arrived.max(Some(order));
         }
-        let sent_at = if exact || !rode { exact.then_some(sent_at) } else { self.ridden_at(sn, ts) };
+        let sent_at = if exact || once { exact.then_some(sent_at) } else { self.other_at(sn, ts) };
         AckOutcome::Acked { sent_at }
     }
 
@@ -317,7 +325,7 @@ impl Inflight {
         self.deadlines = BinaryHeap::new();
         self.due = VecDeque::new();
         self.stalled = VecDeque::new();
-        self.rides = VecDeque::new();
+        self.others = VecDeque::new();
         self.fragile = VecDeque::new();
     }
 
@@ -382,7 +390,7 @@ impl Inflight {
 
     /// The timeout of `sn` has ended; false if it begins again, since a copy rode along later and may be on its way.
     fn time_out(&mut self, sn: Seq, now: Timestamp, first_rto: u64) -> bool {
-        let first_ride = self.rides.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
+        let first_ride = self.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
         let Some(slot) = self.get_mut(sn) else { return false };
         let later = first_ride.filter(|_| slot.xmit == 1 && slot.rides > 0 && !slot.deferred);
         if let Some(deadline) = later.map(|at| at.plus_micros(first_rto)).filter(|&deadline| deadline > now) {
@@ -480,6 +488,7 @@ impl Inflight {
         };
         slot.due = false;
         slot.xmit = slot.xmit.saturating_add(1);
+        let before = Sending { sn, ts: slot.ts, sent_at: slot.sent_at };
         slot.ts = ts;
         slot.sent_at = now;
         slot.order = order;
@@ -488,6 +497,7 @@ impl Inflight {
         let small = slot.data.len() <= SMALL;
         let deadline = now.plus_micros(slot.rto);
         self.resent.push_back((order, sn));
+        self.note(before);
         if small {
             self.protect(sn);
         }
