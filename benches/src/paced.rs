@@ -59,7 +59,7 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
     let start = Timestamp::from_millis(1000);
     let mut ends = [
         Session::connect(9, config.clone(), Seed::from_u64(seed * 2), start),
-        Session::accept(9, config.clone(), Seed::from_u64(seed * 2 + 1), start),
+        Session::accept(9, config, Seed::from_u64(seed * 2 + 1), start),
     ];
     let mut links: [Link<Vec<u8>>; 2] = [Link::new(link.clone(), seed), Link::new(link.clone(), !seed)];
     let mut now = start;
@@ -127,21 +127,6 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
     let stats = links.each_ref().map(Link::stats);
     for end in &ends {
         let stats = end.stats();
-        if std::env::var_os("DBG").is_some() {
-            eprintln!(
-                "resent {} fast {} copies {} dup_in {} srtt {:?} var {:?} rto {:?} seg {} acks {} elided {}",
-                stats.retransmits,
-                stats.fast_retransmits,
-                stats.copies_sent,
-                stats.duplicates,
-                stats.srtt,
-                stats.rttvar,
-                stats.rto,
-                stats.segments_sent,
-                stats.acks_sent,
-                stats.acks_elided
-            );
-        }
         result.again = [result.again[0] + stats.retransmits, result.again[1] + stats.copies_sent];
     }
     let total: u64 = stats.iter().map(|stats| stats.sent).sum();

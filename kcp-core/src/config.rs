@@ -207,7 +207,7 @@ impl SessionConfig {
     /// How many of the newest unacknowledged small segments (at most 256 bytes) ride along in datagrams that leave anyway
     /// and have room: default 0, none. With 3 a message that is lost arrives with one of the three datagrams after it,
     /// without a round trip, for three times its bytes; no datagram is sent for it. For other implementations they are the
-    /// duplicates that networks produce.
+    /// duplicates that networks produce. Takes effect with `nodelay` 1 and 2.
     #[must_use]
     pub fn redundancy(mut self, segments: u8) -> Self {
         self.redundancy = segments;

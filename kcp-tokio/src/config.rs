@@ -88,6 +88,12 @@ impl KcpConfig {
         SessionConfig::turbo().into()
     }
 
+    /// [`SessionConfig::realtime`].
+    #[must_use]
+    pub fn realtime() -> Self {
+        SessionConfig::realtime().into()
+    }
+
     /// Parameters of each session.
     #[must_use]
     pub fn session(mut self, session: SessionConfig) -> Self {

@@ -96,7 +96,10 @@ impl Engine {
                 .push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
             // A peer that has no room is not dead for that.
             self.dead |= wanted && slot.xmit.saturating_add(1) >= self.params.dead_link;
-            self.inflight.resent(ts, now, rto, |last| backed_off(last, rto, nodelay));
+            // A small one costs little, and its repetition is lost as easily: backoff begins with the next.
+            let again = nodelay > 0 && slot.xmit == 1 && slot.data.len() <= SMALL;
+            let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
+            self.inflight.resent(ts, now, rto, backoff);
             self.note_proof(sn, ts);
             let counter = match cause {
                 Cause::Fast => &mut self.stats.fast_retransmits,

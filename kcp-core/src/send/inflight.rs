@@ -613,8 +613,9 @@ mod tests {
         ring.expire(at(101), RTO);
         assert_eq!(due(&mut ring, at(101)), [(0, Cause::Timeout), (1, Cause::Timeout)]);
         // The ACK of sn 1's first transmission, not of the one just sent.
-        assert_eq!(ring.on_ack(Seq::new(1), 1001), AckOutcome::Acked { sent_at: None });
+        assert_eq!(ring.on_ack(Seq::new(1), 1001), AckOutcome::Acked { sent_at: Some(at(1)) });
         assert_eq!(ring.detect_losses(1, 0), 0);
+        assert_eq!(ring.on_ack(Seq::new(0), 999), AckOutcome::Acked { sent_at: None }, "never sent");
     }
 
     #[test]

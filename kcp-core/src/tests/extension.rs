@@ -20,7 +20,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A dialled pair: the hello has crossed.
-fn dialled(config: &SessionConfig, link: &LinkConfig, seed: u64) -> Pair {
+pub(super) fn dialled(config: &SessionConfig, link: &LinkConfig, seed: u64) -> Pair {
     let mut pair = Pair::symmetric(config.clone(), link, seed);
     let config = Arc::new(config.clone());
     pair.ends = [

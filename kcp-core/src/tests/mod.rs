@@ -5,6 +5,7 @@ mod classic;
 mod hostile;
 mod liveness;
 mod loss;
+mod redundancy;
 mod timing;
 mod transfer;
 mod util;

@@ -24,11 +24,22 @@ fn a_written_byte_leaves_at_once_and_again_after_its_rto() {
     assert_eq!(end.poll_timeout(), Some(at(200)), "initial RTO");
     assert_eq!(sent(&mut end, before(200)), []);
     assert_eq!(sent(&mut end, at(200)), [(Push, 0, 1)]);
-    // x 1.5 per timeout in mode 1.
-    assert_eq!(end.poll_timeout(), Some(at(500)));
-    assert_eq!(sent(&mut end, at(500)), [(Push, 0, 1)]);
-    assert_eq!(end.poll_timeout(), Some(at(950)));
+    // A small segment once more after the same time, then x 1.5 per timeout in mode 1.
+    assert_eq!(end.poll_timeout(), Some(at(400)));
+    assert_eq!(sent(&mut end, at(400)), [(Push, 0, 1)]);
+    assert_eq!(end.poll_timeout(), Some(at(700)));
     assert_eq!((end.stats().timeout_retransmits, end.stats().fast_retransmits), (2, 0));
+}
+
+#[test]
+fn a_large_segment_backs_off_from_the_first_timeout() {
+    let mut end = lone(quiet());
+    end.write(at(0), &[7; 257]).unwrap();
+    sent(&mut end, at(0));
+    assert_eq!(sent(&mut end, at(200)), [(Push, 0, 257)]);
+    assert_eq!(end.poll_timeout(), Some(at(500)));
+    assert_eq!(sent(&mut end, at(500)), [(Push, 0, 257)]);
+    assert_eq!(end.poll_timeout(), Some(at(950)));
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(crate) struct Pair {
     /// Datagrams that each end has sent, oldest first, with the time.
     pub(crate) sent: [VecDeque<(Timestamp, Vec<u8>)>; 2],
     pub(crate) wakeups: u64,
+    /// The application does something then.
+    pub(crate) alarm: Option<Timestamp>,
 }
 
 impl Pair {
@@ -74,6 +76,7 @@ impl Pair {
             events: [vec![], vec![]],
             sent: [VecDeque::new(), VecDeque::new()],
             wakeups: 0,
+            alarm: None,
         }
     }
 
@@ -124,7 +127,10 @@ impl Pair {
     pub(crate) fn step(&mut self) -> bool {
         let timers = [self.ends[0].poll_timeout(), self.ends[1].poll_timeout()];
         let arrivals = self.arrivals();
-        let Some(next) = timers.into_iter().chain(arrivals).flatten().min() else { return false };
+        let alarm = self.alarm.take();
+        let Some(next) = timers.into_iter().chain(arrivals).flatten().chain(alarm).min() else {
+            return false;
+        };
         if next > self.now {
             self.wakeups += 1;
         }
