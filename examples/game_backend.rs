@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_millis(50);
 const PATIENCE: u32 = 20;
 
 /// Messages instead of a byte stream, and a small send buffer: an update that is seconds old helps nobody.
-fn config() -> KcpConfig {
+pub(crate) fn config() -> KcpConfig {
     SessionConfig::turbo().stream(false).send_buffer(64 * 1024).into()
 }
 
@@ -26,15 +26,15 @@ type Input = (u32, Option<Bytes>);
 async fn play(stream: KcpStream, inputs: mpsc::Sender<Input>) {
     let conv = stream.conv();
     while let Ok(message) = stream.recv_msg().await {
-        if inputs.send((conv, Some(message))).await.is_err() {
-            return;
-        }
+        // When the world has ended nobody wants it, but a client is heard out: a stream that is dropped with something unread
+        // is reset, as TCP's is, and the last word to the client would be lost.
+        let _ = inputs.send((conv, Some(message))).await;
     }
     let _ = inputs.send((conv, None)).await;
 }
 
 /// Runs the world until `end`; returns how many inputs it has applied.
-async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64> {
+pub(crate) async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64> {
     let (sender, mut inputs) = mpsc::channel(4096);
     let mut moves: HashMap<u32, u64> = HashMap::new();
     let mut late: HashMap<u32, u32> = HashMap::new();
@@ -49,8 +49,12 @@ async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64> {
                 tokio::spawn(play(stream, sender.clone()));
             }
             Some((conv, input)) = inputs.recv() => match input {
-                Some(_) => {
-                    *moves.entry(conv).or_default() += 1;
+                Some(input) => {
+                    let next = moves.entry(conv).or_default();
+                    if input != next.to_le_bytes().as_slice() {
+                        return Err(io::Error::other("a move is missing, or came twice"));
+                    }
+                    *next += 1;
                     applied += 1;
                 }
                 None => {
@@ -82,20 +86,24 @@ async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64> {
     Ok(applied)
 }
 
-/// Moves every tick until the server says good night; returns how many updates it has seen.
-async fn bot(addr: std::net::SocketAddr) -> io::Result<u64> {
+/// Moves every tick until the server says good night; returns how often it has moved, and how many updates it has seen.
+pub(crate) async fn bot(addr: std::net::SocketAddr) -> io::Result<(u64, u64)> {
     let stream = KcpStream::connect_with(addr, config()).await?;
     let mut ticks = interval(TICK);
-    let mut updates = 0;
+    let (mut moves, mut updates) = (0u64, 0);
     loop {
         tokio::select! {
             update = stream.recv_msg() => {
                 if update? == "good night" {
-                    return Ok(updates);
+                    return Ok((moves, updates));
                 }
                 updates += 1;
             }
-            _ = ticks.tick() => stream.send_msg(Bytes::from_static(b"move")).await?,
+            _ = ticks.tick() => {
+                // Numbered, so that the server can tell that none is missing.
+                stream.send_msg(Bytes::copy_from_slice(&moves.to_le_bytes())).await?;
+                moves += 1;
+            }
         }
     }
 }
@@ -109,7 +117,7 @@ async fn main() -> io::Result<()> {
     let players: Vec<_> = (0..bots).map(|_| tokio::spawn(bot(addr))).collect();
     let mut updates = 0;
     for player in players {
-        updates += player.await.map_err(io::Error::other)??;
+        updates += player.await.map_err(io::Error::other)??.1;
     }
     let moves = server.await.map_err(io::Error::other)??;
     println!("{bots} bots made {moves} moves and saw {updates} updates");

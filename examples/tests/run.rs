@@ -1,0 +1,49 @@
+//! The larger examples do what they say.
+
+use std::time::Duration;
+
+use kcp_netsim::{LinkConfig, UdpRelay};
+use tokio::time::{Instant, timeout};
+
+#[path = "../any_stream.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, reason = "an example, and its main is not called")]
+mod any_stream;
+#[path = "../game_backend.rs"]
+#[allow(dead_code, reason = "its main is not called")]
+mod game_backend;
+
+#[tokio::test]
+async fn any_stream_falls_back_to_tcp() {
+    assert_eq!(any_stream::talk(true).await.unwrap(), ("HELLO".to_owned(), "KCP"));
+    assert_eq!(any_stream::talk(false).await.unwrap(), ("HELLO".to_owned(), "TCP"));
+}
+
+/// 500 bots behind a path that loses 3 % each way: all join, every move is applied, every bot hears good night.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_bots_play_at_three_percent_loss() {
+    const BOTS: usize = 500;
+    let config = game_backend::config();
+    let listener = kcp_tokio::KcpListener::bind_with("127.0.0.1:0", config).await.unwrap();
+    let link = LinkConfig::lossy(0.03, Duration::from_millis(20));
+    let front = "127.0.0.1:0".parse().unwrap();
+    let relay = UdpRelay::bind(front, listener.local_addr().unwrap(), link.clone(), link, 3).await.unwrap();
+    let addr = relay.local_addr().unwrap();
+    let server = tokio::spawn(game_backend::serve(listener, Instant::now() + Duration::from_secs(6)));
+    let bots: Vec<_> = (0..BOTS).map(|_| tokio::spawn(game_backend::bot(addr))).collect();
+    let mut made = 0;
+    timeout(Duration::from_secs(60), async {
+        for bot in bots {
+            let (moves, updates) = bot.await.unwrap().expect("nobody is thrown out or lost");
+            assert!(moves > 0 && updates > 0, "{moves} moves, {updates} updates");
+            made += moves;
+        }
+        let applied = server.await.unwrap().unwrap();
+        // What a bot does after it is told to go is nobody's move.
+        assert!(applied <= made && applied + 10 * BOTS as u64 >= made, "{applied} of {made}");
+    })
+    .await
+    .expect("it ends by itself");
+    let stats = relay.stats();
+    let (lost, sent) = (stats.up.lost + stats.down.lost, stats.up.sent + stats.down.sent);
+    assert!(lost * 100 >= sent * 2 && sent > 10_000, "{lost} of {sent} lost");
+}
