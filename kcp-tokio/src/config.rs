@@ -115,8 +115,9 @@ impl KcpConfig {
         self
     }
 
-    /// Sessions at most that were opened by an address which has proven nothing yet: default 4096, 64 of them from one
-    /// network (/24, /56). They end after 10 s; when there are too many, the oldest does.
+    /// Sessions at most that were opened by an address which has proven nothing yet: default 4096. They end after 10 s; when
+    /// there are too many, the oldest does. When a quarter is taken, one network (/24, /56) may have 64, and one address open
+    /// 20 a second.
     #[must_use]
     pub fn half_open(mut self, sessions: usize) -> Self {
         self.half_open = sessions;

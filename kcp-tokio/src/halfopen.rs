@@ -9,10 +9,12 @@ use kcp_core::Timestamp;
 
 use crate::session::Session;
 
+/// When more than one in so many places is taken, the limits below hold; before, a thousand clients behind one address are
+/// welcome.
+const BUSY: usize = 4;
 /// At most this many of one network (/24, /56): one stranger cannot fill the pool with a network of addresses.
 const MAX_PER_NETWORK: usize = 64;
-/// When more than one in so many places is taken, an address may open one session per `PAUSE`, and `BURST` at once.
-const BUSY: usize = 4;
+/// An address may open one session per `PAUSE`, and `BURST` at once.
 const PAUSE: Duration = Duration::from_millis(50);
 const BURST: u32 = 5;
 /// Addresses whose pace is kept. More than these are a flood of forged ones, of which none comes twice: eviction is the answer.
@@ -61,8 +63,11 @@ impl Pace {
 impl HalfOpen {
     /// Whether one more from this address is taken, if there are at most `limit` in all.
     pub(crate) fn admits(&mut self, from: IpAddr, limit: usize, now: Timestamp) -> bool {
+        if self.live <= limit / BUSY {
+            return true;
+        }
         let full = self.networks.get(&network(from)).is_some_and(|&count| count >= MAX_PER_NETWORK);
-        !full && (self.live <= limit / BUSY || self.pace.permit(from, now))
+        !full && self.pace.permit(from, now)
     }
 
     /// Takes one more; returns the one that has to go for it.
