@@ -3,3 +3,4 @@
 pub mod engine;
 pub mod loopback;
 pub mod paced;
+pub mod peers;

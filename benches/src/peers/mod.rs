@@ -1,0 +1,58 @@
+//! The field in one run: ours, other KCP crates, QUIC and kernel TCP, each as a server process and a client process on a core
+//! of its own, under the same workloads.
+
+pub mod process;
+pub mod transport;
+pub mod workload;
+
+use std::str::FromStr;
+
+/// Which implementation.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Peer {
+    /// This one, a socket per connection.
+    Ours,
+    /// This one, all connections of the client over one socket.
+    OursShared,
+    /// `tokio_kcp` 0.9.8.
+    TokioKcp,
+    /// `kcp-rs` 0.2.6.
+    KcpRs,
+    /// The registry's `kcp-tokio` 0.7.0.
+    RustKcp,
+    /// `quinn` 0.11 with TLS, all connections of the client over one socket.
+    Quinn,
+    /// Kernel TCP, `TCP_NODELAY`.
+    Tcp,
+}
+
+impl Peer {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
+
+    /// As on the command line and in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::OursShared => "ours-shared",
+            Self::TokioKcp => "tokio_kcp",
+            Self::KcpRs => "kcp-rs",
+            Self::RustKcp => "rust-kcp",
+            Self::Quinn => "quinn",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|peer| peer.name() == name)
+            .ok_or_else(|| format!("no peer is called {name}"))
+    }
+}
