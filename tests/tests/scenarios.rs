@@ -432,3 +432,27 @@ async fn a_hundred_thousand_spoofed_beginnings_change_nothing() {
     sleep(ms(11_000)).await;
     assert_eq!((server.stats().half_open, server.stats().sessions), (0, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn clients_of_a_restarted_server_hear_of_it_within_two_round_trips() {
+    let World { net, server, client, mut ours, mut theirs } =
+        world(LinkConfig::lossy(0.0, ms(50)), KcpConfig::turbo()).await;
+    ours.write_all(b"hello").await.unwrap();
+    theirs.read_exact(&mut [0; 5]).await.unwrap();
+    // Killed: it says nothing.
+    net.partition(addr(CLIENT), addr(SERVER));
+    drop((server, theirs));
+    sleep(ms(11_000)).await;
+    net.heal();
+    let server = endpoint(&net, SERVER, &KcpConfig::turbo());
+    let written = Instant::now();
+    ours.write_all(b"are you still there?").await.unwrap();
+    let read = timeout(ms(20_000), ours.read(&mut [0; 10])).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(written.elapsed() <= ms(100), "{:?}", written.elapsed());
+    let mut again = client.connect(addr(SERVER)).await.unwrap();
+    again.write_all(b"hello").await.unwrap();
+    let mut got = [0; 5];
+    server.accept().await.unwrap().0.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"hello");
+}
