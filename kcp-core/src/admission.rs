@@ -91,7 +91,7 @@ pub fn answer_for(datagram: &[u8], epitaph: Option<&Epitaph>) -> Option<Vec<u8>>
 }
 
 /// -65535: behind everything that can be in flight.
-const NOTHING_ACKED: u32 = 0xFFFF_0001;
+pub(crate) const NOTHING_ACKED: u32 = 0xFFFF_0001;
 
 fn reply(control: &Control<'_>, epitaph: Option<&Epitaph>) -> Option<Control<'static>> {
     match (*control, epitaph) {

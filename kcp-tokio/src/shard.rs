@@ -310,7 +310,7 @@ impl Shard {
     fn answer(&self, peer: SocketAddr, datagram: &[u8], epitaph: Option<&Epitaph>, now: Timestamp) {
         let Some(answer) = answer_for(datagram, epitaph) else { return };
         if epitaph.is_none() {
-            if !lock(&self.limiter).permit(peer.ip(), now) {
+            if !lock(&self.limiter).permit(peer, now) {
                 return;
             }
             count(&self.counters.resets_sent);

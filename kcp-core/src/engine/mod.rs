@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::ack::AckQueue;
+use crate::admission::NOTHING_ACKED;
 use crate::config::{SessionConfig, mss_of};
 use crate::congestion::{BoxedController, Classic, Off};
 use crate::error::WriteError;
@@ -22,6 +23,7 @@ use crate::send::queue::{SendQueue, fragments_of};
 use crate::seq::Seq;
 use crate::stats::{Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
+use crate::wire::control::MAGIC;
 use crate::wire::datagram::Transmit;
 use crate::wire::{Command, HEADER_LEN};
 use window::{Announcer, Prober};
@@ -522,9 +524,27 @@ impl Engine {
         self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(run.len as u64);
     }
 
-    /// Whether this very transmission is in flight.
-    pub(crate) fn is_in_flight(&self, sn: Seq, ts: u32) -> bool {
-        self.inflight.is_in_flight(sn, ts)
+    /// When this very transmission left, if it is in flight.
+    pub(crate) fn in_flight_since(&self, sn: Seq, ts: u32) -> Option<Timestamp> {
+        self.inflight.in_flight_since(sn, ts)
+    }
+
+    /// Appends the answer to data of a session that was not known before it: to one of ours that has had a session here it
+    /// says that it is gone, to everybody else nothing.
+    pub(crate) fn write_denial(&mut self, sn: Seq, ts: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let len = HEADER_LEN.saturating_add(1);
+        if len as u64 > self.allowance() {
+            return None;
+        }
+        let mut header = self.header(Command::Wins, sn, ts);
+        header.len = 1;
+        // It would not be in flight any more, and the echo would prove nothing.
+        header.una = sn.plus(NOTHING_ACKED);
+        buf.extend_from_slice(&header.encode());
+        buf.push(MAGIC);
+        let run = Transmit { datagrams: 1, stride: len, len };
+        self.count_sent(&run);
+        Some(run)
     }
 
     /// Everything accepted has been sent at least once.

@@ -196,12 +196,10 @@ impl Inflight {
         order
     }
 
-    /// Whether `ts` is that of the latest transmission of `sn`, and it is not acknowledged.
-    pub(crate) fn is_in_flight(&self, sn: Seq, ts: u32) -> bool {
-        self.get(sn).is_some_and(|slot| {
-            let once = slot.xmit == 1 && slot.rides == 0;
-            !slot.acked && (slot.ts == ts || (!once && self.other_at(sn, ts).is_some()))
-        })
+    /// When `sn` was sent with `ts`, if it was and is not acknowledged.
+    pub(crate) fn in_flight_since(&self, sn: Seq, ts: u32) -> Option<Timestamp> {
+        let slot = self.get(sn).filter(|slot| !slot.acked)?;
+        if slot.ts == ts { Some(slot.sent_at) } else { self.other_at(sn, ts) }
     }
 
     fn other_at(&self, sn: Seq, ts: u32) -> Option<Timestamp> {

@@ -94,6 +94,10 @@ pub(super) struct Extension {
     peer: Option<u64>,
     /// We dialled: hellos sent.
     hellos: Option<u32>,
+    /// When the extensions came on.
+    on_since: Option<Timestamp>,
+    /// Data has opened this session: its (sn, ts), to be denied once.
+    denial: Option<(Seq, u32)>,
     /// The session is open, and neither a hello's answer nor a plain peer's has come: when to repeat it.
     next_hello: Option<Timestamp>,
     fin: Fin,
@@ -126,6 +130,8 @@ impl Extension {
             own: token,
             peer: None,
             hellos: dialled.then_some(0),
+            on_since: None,
+            denial: None,
             next_hello: None,
             fin: Fin::Open,
             peer_fin: None,
@@ -144,6 +150,21 @@ impl Extension {
             inbox: DatagramQueue::default(),
             datagrams_dropped: 0,
         }
+    }
+
+    /// The session was opened by data: whoever has had one here before shall know that it is gone.
+    pub(super) fn deny(&mut self, sn: Seq, ts: u32) {
+        if self.enabled && !self.is_on() {
+            self.denial = Some((sn, ts));
+        }
+    }
+
+    pub(super) const fn owes_denial(&self) -> bool {
+        self.denial.is_some()
+    }
+
+    pub(super) const fn take_denial(&mut self) -> Option<(Seq, u32)> {
+        self.denial.take()
     }
 
     /// Both ends speak it.
@@ -193,11 +214,17 @@ impl Extension {
         }
         let Some(messages) = controls(payload) else { return Verdict::Nothing };
         if payload.len() == 1 {
-            return self
-                .on_reset(now, header.cmd == Command::Wins && engine.is_in_flight(header.sn, header.ts));
+            // Of what left before the peer was known, a newly opened session may say so, too.
+            let since = engine.in_flight_since(header.sn, header.ts);
+            let forgotten = since.is_some_and(|since| self.on_since.is_some_and(|on| on <= since));
+            return self.on_reset(now, header.cmd == Command::Wins && forgotten);
         }
         for message in messages {
             let verdict = self.apply_one(now, header.cmd, message, engine);
+            if self.on_since.is_none() && self.is_on() {
+                self.on_since = Some(now);
+                self.denial = None;
+            }
             if verdict != Verdict::Nothing {
                 return verdict;
             }
@@ -337,7 +364,8 @@ impl Extension {
 
     /// When there is something to send next.
     pub(super) fn next(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
-        let owed = self.hello_ack
+        let owed = self.denial.is_some()
+            || self.hello_ack
             || self.token
             || self.reset
             || self.ping_owed

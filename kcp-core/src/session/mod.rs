@@ -104,6 +104,8 @@ pub struct Session {
     /// The stream is gone: new data is answered with a reset, once ours is delivered.
     orphaned: bool,
     unwanted: bool,
+    /// Opened by a peer of whom nothing has been heard yet.
+    fresh: bool,
     /// The session ended while data was not acknowledged.
     lost_data: bool,
     /// No more writes are taken.
@@ -131,6 +133,7 @@ impl Session {
     pub fn accept(conv: u32, config: Arc<SessionConfig>, seed: Seed, now: Timestamp) -> Self {
         let mut session = Self::new(conv, config, seed, now, State::Open);
         session.engine.distrust();
+        session.fresh = true;
         session
     }
 
@@ -161,6 +164,7 @@ impl Session {
             challenge: None,
             orphaned: false,
             unwanted: false,
+            fresh: false,
             lost_data: false,
             engine,
             config,
@@ -204,6 +208,12 @@ impl Session {
             }
         }
         self.pending.readable |= heard.readable;
+        if core::mem::take(&mut self.fresh)
+            && let Some((header, _)) = Segments::parse(datagram, self.engine.conv())?.next()
+            && header.cmd == Command::Push
+        {
+            self.extension.deny(header.sn, header.ts);
+        }
         if heard.plain_wins {
             self.extension.on_plain_answer();
         }
@@ -532,6 +542,8 @@ impl Session {
                 let hello = self.extension.hello(self.config.mtu);
                 return Some(self.engine.write_opening_probe(now, &hello, buf));
             }
+            // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing.
+            State::Open if self.extension.owes_denial() => self.transmit_denial(buf),
             State::Open => match self.engine.transmit(now, framing, false, buf) {
                 None => self.transmit_control(now, buf),
                 run => run,
@@ -542,6 +554,11 @@ impl Session {
         }
         self.note_progress();
         run
+    }
+
+    fn transmit_denial(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let (sn, ts) = self.extension.take_denial()?;
+        self.engine.write_denial(sn, ts, buf)
     }
 
     fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {

@@ -373,3 +373,51 @@ fn silence_of_a_plain_peer_is_an_end_only_where_configured() {
         assert_eq!(end.read(Timestamp::from_millis(30_000), &mut [0; 4]), Err(expected));
     }
 }
+
+#[test]
+fn data_that_opens_a_session_is_denied_to_who_has_had_one() {
+    let config = Arc::new(quiet());
+    let now = START;
+    let fresh = || Session::accept(77, config.clone(), Seed::from_u64(9), now);
+    // An extended client whose server forgets it.
+    let mut pair = dialled(&quiet(), &lossy(0), 21);
+    let now = pair.now.max(now);
+    pair.ends[0].write(now, b"x").unwrap();
+    let data: Vec<u8> = output(&mut pair.ends[0], now)
+        .iter()
+        .flatten()
+        .flat_map(|(header, payload)| [header.encode().as_slice(), payload].concat())
+        .collect();
+    let mut server = fresh();
+    server.handle_datagram(now, &data).unwrap();
+    let mut buf = vec![];
+    let run = server.poll_transmit(now, crate::Framing { max_datagrams: 1 }, &mut buf).unwrap();
+    assert!(run.len == 25 && run.len <= data.len(), "first, alone, and no longer than what came");
+    // A client that has never had a session there does not believe it: its data has begun this one.
+    let mut lazy = Session::connect_lazy(77, config.clone(), Seed::from_u64(4), now);
+    lazy.write(now, b"x").unwrap();
+    let sent = output(&mut lazy, now);
+    let (header, payload) = sent.iter().flatten().find(|(header, _)| header.cmd == Command::Push).unwrap();
+    let first = [header.encode().as_slice(), payload].concat();
+    let mut other = fresh();
+    other.handle_datagram(now, &first).unwrap();
+    let mut denial = vec![];
+    other.poll_transmit(now, crate::Framing { max_datagrams: 1 }, &mut denial).unwrap();
+    lazy.handle_datagram(now, &denial).unwrap();
+    assert!(!lazy.is_closed());
+    // Nor later, when the hello has been answered and the denial comes by a detour.
+    lazy.handle_datagram(now, &denial).unwrap();
+    assert!(!lazy.is_closed());
+    // The one that has does.
+    assert!(pair.ends[0].handle_datagram(now, &buf).is_err());
+    assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Reset));
+    // Whoever begins with a hello is not denied.
+    let mut greeted = fresh();
+    let mut probe = Session::connect(77, config.clone(), Seed::from_u64(5), now);
+    let mut hello = vec![];
+    probe.poll_transmit(now, crate::Framing { max_datagrams: 1 }, &mut hello).unwrap();
+    greeted.handle_datagram(now, &hello).unwrap();
+    let mut answer = vec![];
+    greeted.poll_transmit(now, crate::Framing { max_datagrams: 1 }, &mut answer).unwrap();
+    assert_ne!(answer.len(), 25);
+}
