@@ -87,6 +87,9 @@ pub struct FecConfig {
 impl FecConfig {
     /// After `data` packets follow `parity` more, any of which replaces any lost one. 10/3 is kcptun's default.
     ///
+    /// Towards kcp-go and kcptun take the shape that the peer has. It claims to find out another one by itself; on the way it
+    /// takes wrong ones for right and hands what comes of that to KCP, which may end the connection.
+    ///
     /// # Errors
     /// [`ConfigError::Shape`] unless both are at least 1 and together at most 255.
     pub const fn new(data: u8, parity: u8) -> Result<Self, ConfigError> {
