@@ -69,7 +69,9 @@ fn error_correction(criterion: &mut Criterion) {
                 |out| {
                     for (n, packet) in out.packets().enumerate() {
                         if n % 13 >= lost {
-                            there.receive(NOW, black_box(packet), |opened| _ = black_box(opened)).expect("well formed");
+                            there
+                                .receive(NOW, black_box(packet), |opened| _ = black_box(opened))
+                                .expect("well formed");
                         }
                     }
                     out
@@ -100,7 +102,10 @@ fn ciphers(criterion: &mut Criterion) {
     for cipher in Cipher::ALL {
         let mut group = criterion.benchmark_group(format!("crypt_{cipher}"));
         group.throughput(Throughput::Bytes((RUN * LEN) as u64));
-        group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+        group
+            .sample_size(20)
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_secs(1));
         let crypt = Crypt::from_password(cipher, "it's a secrect");
         let config = LayersConfig::new().crypt(crypt.clone());
         let mut layers = Layers::new(&config, [0; 32]);

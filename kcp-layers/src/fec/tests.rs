@@ -72,7 +72,7 @@ fn pair(config: FecConfig) -> (Encoder, Decoder) {
     let mut encoder = Encoder::new(config);
     let mut decoder = Decoder::new(FecLimits { max_shards: 255, ..FecLimits::default() }, None);
     let mut n = 0;
-    while decoder.shape().is_none() || encoder.next() % u32::from(config.shape.total()) != 0 {
+    while decoder.shape().is_none() || !encoder.next().is_multiple_of(config.shape.total().into()) {
         for packet in encode(&mut encoder, at(0), &datagram(n, 30)) {
             decode(&mut decoder, &packet);
         }
