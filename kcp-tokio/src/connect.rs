@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::net::{ToSocketAddrs, UdpSocket, lookup_host};
+use tokio::net::{ToSocketAddrs, lookup_host};
 
 use crate::config::KcpConfig;
 use crate::endpoint::KcpEndpoint;
@@ -30,7 +30,7 @@ async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStre
     };
     let socket = bind(any)?;
     // Connected: the kernel drops what others send, and tells when nothing listens at the peer.
-    socket.connect(peer).await?;
+    socket.connect(peer)?;
     let socket = UdpIo::new(socket, config.socket_buffer)?;
     let endpoint = KcpEndpoint::start(Arc::new(socket), config.clone(), false)?;
     endpoint.connect(peer).await
@@ -43,9 +43,8 @@ pub(crate) async fn adopt(
     peer: Option<SocketAddr>,
 ) -> io::Result<Arc<dyn DatagramSocket>> {
     socket.set_nonblocking(true)?;
-    let socket = UdpSocket::from_std(socket)?;
     if let Some(peer) = peer {
-        socket.connect(peer).await?;
+        socket.connect(peer)?;
     }
     Ok(Arc::new(UdpIo::new(socket, config.socket_buffer)?))
 }

@@ -103,7 +103,9 @@ fn main() -> io::Result<()> {
         let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); peers.len()];
         for round in 0..args.runs {
             for (peer, outcomes) in peers.iter().zip(&mut outcomes) {
-                match runtime.block_on(run(*peer, window, workload)) {
+                // In a task, as applications run: waking what `block_on` itself runs costs a system call.
+                let task = runtime.spawn(run(*peer, window, workload));
+                match runtime.block_on(task).map_err(io::Error::other)? {
                     Ok(outcome) => {
                         if let Some(json) = &mut json {
                             let line = serde_json::json!({

@@ -1,19 +1,20 @@
-//! Real UDP sockets: tokio for readiness, quinn-udp for recvmmsg, GRO and GSO.
+//! Real UDP sockets: quinn-udp for recvmmsg, GRO and GSO.
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use super::readiness::Readiness;
+use super::{DatagramSocket, Sink};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
-
-use super::{DatagramSocket, Sink};
 
 /// Receive buffers: one GRO train each.
 const BATCH: usize = 16;
+/// A call takes time for every buffer that it is given, used or not.
+const MIN_BATCH: usize = 2;
 /// The longest train, and the longest datagram.
 const BUFFER: usize = 65_536;
 
@@ -25,8 +26,10 @@ thread_local! {
 /// A tokio UDP socket with the platform's offloads.
 #[derive(Debug)]
 pub(crate) struct UdpIo {
-    io: UdpSocket,
+    io: Readiness,
     state: UdpSocketState,
+    /// Buffers of the next receive call.
+    batch: AtomicUsize,
 }
 
 impl UdpIo {
@@ -41,7 +44,7 @@ impl UdpIo {
         if granted < buffer / 2 {
             warn_once(granted, buffer);
         }
-        Ok(Self { io, state })
+        Ok(Self { io: Readiness::new(io)?, state, batch: AtomicUsize::new(MIN_BATCH) })
     }
 }
 
@@ -65,7 +68,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 impl DatagramSocket for UdpIo {
@@ -74,20 +77,19 @@ impl DatagramSocket for UdpIo {
             // Zeroed once per thread, by the allocator.
             storage.resize(BATCH * BUFFER, 0);
             let mut meta = [RecvMeta::default(); BATCH];
-            let received = loop {
-                ready!(self.io.poll_recv_ready(cx))?;
+            // As many buffers as lately were needed, and one more: then what came was all.
+            let batch = self.batch.load(Ordering::Relaxed);
+            let received = ready!(self.io.poll_recv(cx, |socket| {
                 let mut chunks = storage.chunks_mut(BUFFER);
                 let mut buffers: [IoSliceMut<'_>; BATCH] =
                     std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-                let received = self.io.try_io(Interest::READABLE, || {
-                    self.state.recv(UdpSockRef::from(&self.io), &mut buffers, &mut meta)
-                });
-                match received {
-                    Ok(received) => break received,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            };
+                let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch)) else {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                };
+                let received = self.state.recv(UdpSockRef::from(socket), buffers, meta)?;
+                Ok((received, received < batch))
+            }))?;
+            self.batch.store((received + 1).next_power_of_two().clamp(MIN_BATCH, BATCH), Ordering::Relaxed);
             for (meta, buffer) in meta.iter().take(received).zip(storage.chunks(BUFFER)) {
                 if let Some(datagrams) = buffer.get(..meta.len) {
                     sink(meta.addr, datagrams, meta.stride);
@@ -109,10 +111,7 @@ impl DatagramSocket for UdpIo {
                 src_ip: None,
             };
             let gso = self.state.max_gso_segments();
-            match self
-                .io
-                .try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io), &transmit))
-            {
+            match self.io.try_send(|socket| self.state.try_send(UdpSockRef::from(socket), &transmit)) {
                 Ok(()) => sent += train.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return if sent > 0 { Ok(sent) } else { Err(error) };
@@ -130,7 +129,7 @@ impl DatagramSocket for UdpIo {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr()
+        self.io.socket().local_addr()
     }
 
     fn max_run(&self) -> usize {
