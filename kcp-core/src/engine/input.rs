@@ -223,12 +223,15 @@ impl Engine {
         }
         applied.fresh = true;
         self.announcer.on_data();
-        let segment = Received { frg: header.frg, data: Bytes::copy_from_slice(payload) };
+        let frg = header.frg;
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
             self.assembler.bypass();
-            self.accept(segment);
+            // Message by message the application may keep one of many: each has its own memory.
+            let share = self.params.stream && !self.discard;
+            let data = if share { self.reader.copy(payload) } else { Bytes::copy_from_slice(payload) };
+            self.accept(Received { frg, data });
         } else {
-            self.assembler.insert(header.sn, segment);
+            self.assembler.insert(header.sn, Received { frg, data: Bytes::copy_from_slice(payload) });
         }
         self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
     }

@@ -15,7 +15,14 @@ pub(crate) struct ReadQueue {
     /// Message mode: the number that the next segment must carry while a message is under way.
     expected: Option<u8>,
     bytes: usize,
+    /// Payload of segments in order is copied here, and they share it: an allocation per doubling instead of one per segment.
+    /// Empty while nothing is unread.
+    chunk: BytesMut,
 }
+
+/// A chunk is as large as what is unread already, between a segment and this. It lives as long as one of its segments is
+/// unread, so that at most one chunk is held beyond the unread bytes.
+const MAX_CHUNK: usize = 65_536;
 
 /// A fragment number that does not continue the message under way.
 #[derive(Debug)]
@@ -30,6 +37,16 @@ impl ReadQueue {
     /// Unread payload bytes.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Keeps the payload of the next segment in order.
+    pub(crate) fn copy(&mut self, payload: &[u8]) -> Bytes {
+        if self.chunk.capacity() < payload.len() {
+            let size = self.bytes.min(MAX_CHUNK).max(payload.len());
+            self.chunk = BytesMut::with_capacity(size);
+        }
+        self.chunk.extend_from_slice(payload);
+        self.chunk.split().freeze()
     }
 
     /// Appends the next segment in order.
@@ -163,6 +180,7 @@ impl ReadQueue {
         if self.segments.is_empty() {
             // An idle session keeps no buffer.
             self.segments.shrink_to(0);
+            self.chunk = BytesMut::new();
         }
     }
 }
