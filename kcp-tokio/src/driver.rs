@@ -194,7 +194,11 @@ impl Future for Driver {
                 break;
             }
             this.sleeps_until = None;
-            if this.fire(this.shard.now()) || this.deaf_until.is_some() || unused_at.is_some() || publish_at.is_some() {
+            if this.fire(this.shard.now())
+                || this.deaf_until.is_some()
+                || unused_at.is_some()
+                || publish_at.is_some()
+            {
                 cx.waker().wake_by_ref();
                 break;
             }

@@ -43,7 +43,7 @@ pub(crate) struct Heard {
 struct Applied {
     pushes: u32,
     /// Segments that were not here before.
-    fresh: bool,
+    fresh: u32,
     /// Segments that were.
     repeated: bool,
     /// Latest `sent_at` among the ACKs whose echo is exact.
@@ -221,7 +221,7 @@ impl Engine {
             self.acks.push(header.sn, header.ts, rcv_nxt, limit);
             return;
         }
-        applied.fresh = true;
+        applied.fresh = applied.fresh.saturating_add(1);
         self.announcer.on_data();
         let frg = header.frg;
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
@@ -265,9 +265,9 @@ impl Engine {
     }
 
     fn schedule_ack(&mut self, now: Timestamp, applied: &Applied, irregular: bool) {
-        self.unacked = self.unacked.saturating_add(applied.pushes);
+        self.unacked = self.unacked.saturating_add(applied.fresh);
         // A copy that rode along with something new is no sign that an acknowledgement was lost.
-        let repeated = applied.repeated && !applied.fresh;
+        let repeated = applied.repeated && applied.fresh == 0;
         let urgent = irregular || repeated || self.unacked >= 2 || self.params.ack_nodelay;
         let delay = (self.params.interval / ACK_DELAY_DIVISOR).clamp(MIN_ACK_DELAY, MAX_ACK_DELAY);
         let due = if urgent { now } else { self.next_write(now).unwrap_or(now.plus_micros(delay)) };
