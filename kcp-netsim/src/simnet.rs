@@ -301,8 +301,9 @@ impl DatagramSocket for SimSocket {
             let n = inbox.queue.len().min(BATCH);
             inbox.queue.drain(..n).collect()
         };
-        for (from, datagram) in batch {
-            sink(from, &datagram, datagram.len().max(1));
+        for (from, mut datagram) in batch {
+            let stride = datagram.len().max(1);
+            sink(from, &mut datagram, stride);
         }
         Poll::Ready(Ok(()))
     }

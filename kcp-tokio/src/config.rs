@@ -5,6 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+#[cfg(feature = "layers")]
+use kcp_layers::{Crypt, FecConfig, LayersConfig};
+
 use kcp_core::SessionConfig;
 
 /// Configuration of [`KcpStream`](crate::KcpStream), [`KcpListener`](crate::KcpListener) and
@@ -26,6 +29,11 @@ pub struct KcpConfig {
     pub(crate) send_budget: usize,
     pub(crate) max_sessions_per_ip: Option<usize>,
     pub(crate) filter: Filter,
+    #[cfg(feature = "layers")]
+    pub(crate) layers: Option<LayersConfig>,
+    /// What a builder method was given and cannot be: told where the configuration is used.
+    #[cfg(feature = "layers")]
+    wrong: Option<kcp_layers::ConfigError>,
 }
 
 type Judge = dyn Fn(SocketAddr) -> bool + Send + Sync;
@@ -65,6 +73,10 @@ impl From<SessionConfig> for KcpConfig {
             send_budget: 1 << 30,
             max_sessions_per_ip: None,
             filter: Filter::default(),
+            #[cfg(feature = "layers")]
+            layers: None,
+            #[cfg(feature = "layers")]
+            wrong: None,
         }
     }
 }
@@ -171,7 +183,63 @@ impl KcpConfig {
         self
     }
 
+    /// Forward error correction as kcp-go has it: after every `data` packets follow `parity` more, any of which replaces any
+    /// that got lost. Both at least 1, together at most 255; a wrong shape is told by `bind` and `connect`. Groups that do not
+    /// fill up are protected after a while, which kcp-go understands but does not do itself: [`layers`](Self::layers) has the
+    /// details. Default none.
+    ///
+    /// The [`mtu`](SessionConfig::mtu) stays that of the UDP payload: segments get as much shorter as the layers need.
+    /// Both ends must have layers; the shape is each end's own.
+    ///
+    /// ```
+    /// use kcp_tokio::KcpConfig;
+    /// use kcp_tokio::layers::{Cipher, Crypt};
+    /// let config = KcpConfig::fast().fec(10, 3).crypt(Crypt::from_password(Cipher::Aes128Gcm, "a long secret"));
+    /// ```
+    #[cfg(feature = "layers")]
+    #[must_use]
+    pub fn fec(mut self, data: u8, parity: u8) -> Self {
+        match FecConfig::new(data, parity) {
+            Ok(fec) => self.layers = Some(self.layers.unwrap_or_default().fec(fec)),
+            Err(error) => self.wrong = Some(error),
+        }
+        self
+    }
+
+    /// Packet encryption: every packet of the socket is sealed with this key, and others are dropped and counted.
+    /// [`Crypt`](kcp_layers::Crypt) says which ciphers authenticate; most of kcptun's do not. Default none.
+    #[cfg(feature = "layers")]
+    #[must_use]
+    pub fn crypt(mut self, crypt: Crypt) -> Self {
+        self.layers = Some(self.layers.unwrap_or_default().crypt(crypt));
+        self
+    }
+
+    /// Both in detail: times and bounds of the error correction, or the correction of what the peer sends alone
+    /// (`LayersConfig::new()`).
+    #[cfg(feature = "layers")]
+    #[must_use]
+    pub fn layers(mut self, layers: LayersConfig) -> Self {
+        self.layers = Some(layers);
+        self
+    }
+
+    /// The parameters of each session, with room left for the layers.
+    pub(crate) fn inner_session(&self) -> SessionConfig {
+        #[cfg(feature = "layers")]
+        if let Some(layers) = &self.layers {
+            let room = layers.kcp_mtu(self.session.mtu_bytes()).unwrap_or(0);
+            return self.session.clone().mtu(room);
+        }
+        self.session.clone()
+    }
+
     pub(crate) fn validate(&self) -> io::Result<()> {
-        self.session.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        #[cfg(feature = "layers")]
+        if let Some(error) = self.wrong {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        let valid = self.session.validate().and_then(|()| self.inner_session().validate());
+        valid.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 }

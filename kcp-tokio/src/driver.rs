@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use kcp_core::admission::conv_of;
 use kcp_core::wire::HEADER_LEN;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::session::{DRIVER_RUNS, Session, Wakeups};
+use crate::layered::Front;
+use crate::session::{DRIVER_RUNS, Session, State, Wakeups};
 use crate::shard::Shard;
 use crate::stats::count;
 
@@ -77,7 +79,7 @@ impl Driver {
             if round > 0 {
                 now = shard.now();
             }
-            let mut sink = |from: SocketAddr, datagrams: &[u8], stride: usize| {
+            let mut sink = |from: SocketAddr, datagrams: &mut [u8], stride: usize| {
                 deliver(shard, now, from, datagrams, stride, touched);
             };
             match socket.poll_recv(cx, &mut sink) {
@@ -215,44 +217,92 @@ impl Drop for Driver {
     }
 }
 
+/// What arrived in one datagram of the socket.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Packet<'a> {
+    pub(crate) conv: Option<u32>,
+    /// The KCP datagram in it, which may open a session. Parity has none.
+    pub(crate) datagram: Option<&'a [u8]>,
+    /// All of it, for the session's layers.
+    pub(crate) whole: &'a [u8],
+}
+
 /// Hands datagrams of one sender to their sessions: one lock per run of the same conversation.
 fn deliver(
     shard: &Arc<Shard>,
     now: Timestamp,
     from: SocketAddr,
-    datagrams: &[u8],
+    datagrams: &mut [u8],
     stride: usize,
     touched: &mut Vec<Arc<Session>>,
 ) {
-    let mut rest = datagrams.chunks(stride.max(1)).peekable();
-    while let Some(datagram) = rest.next() {
-        count(&shard.counters.datagrams_received);
-        let Some(conv) = conv_of(datagram) else {
+    let stride = stride.max(1);
+    shard.counters.datagrams_received.fetch_add(datagrams.len().div_ceil(stride) as u64, Ordering::Relaxed);
+    match &shard.front {
+        None => {
+            let packets = datagrams.chunks(stride).map(|datagram| Packet {
+                conv: conv_of(datagram),
+                datagram: Some(datagram),
+                whole: datagram,
+            });
+            dispatch(shard, now, from, packets, touched);
+        }
+        Some(front) => {
+            let packets = datagrams.chunks_mut(stride).filter_map(|packet| match front.open(packet) {
+                Ok(plain) => Some(Front::route(plain)),
+                Err(_) => {
+                    count(&shard.counters.dropped_unsealed);
+                    None
+                }
+            });
+            dispatch(shard, now, from, packets, touched);
+        }
+    }
+}
+
+fn dispatch<'a>(
+    shard: &Arc<Shard>,
+    now: Timestamp,
+    from: SocketAddr,
+    packets: impl Iterator<Item = Packet<'a>>,
+    touched: &mut Vec<Arc<Session>>,
+) {
+    let mut rest = packets.peekable();
+    while let Some(packet) = rest.next() {
+        let Some(conv) = packet.conv else {
             count(&shard.counters.dropped_unknown);
             continue;
         };
         let key = (from, conv);
-        let Some(session) = shard.registry.get(&key).or_else(|| shard.admit(key, datagram, now)) else {
+        let admit = || packet.datagram.and_then(|datagram| shard.admit(key, datagram, now));
+        let Some(session) = shard.registry.get(&key).or_else(admit) else {
+            if packet.datagram.is_none() {
+                count(&shard.counters.dropped_unknown);
+            }
             continue;
         };
         let mut state = session.lock();
         session.share(&mut state);
-        let mut next = Some(datagram);
-        while let Some(datagram) = next {
-            let result = if state.alias.is_some() {
-                state.core.handle_datagram(now, &adopt(datagram, session.conv))
-            } else {
-                state.core.handle_datagram(now, datagram)
+        let mut next = Some(packet);
+        while let Some(packet) = next {
+            let State { core, layered, alias, .. } = &mut *state;
+            let mut take = |datagram: &[u8]| {
+                let result = if alias.is_some() {
+                    core.handle_datagram(now, &adopt(datagram, session.conv))
+                } else {
+                    core.handle_datagram(now, datagram)
+                };
+                if let Err(error) = result
+                    && let Some(more) = shard.logs.refused.permit(now)
+                {
+                    tracing::debug!(peer = %from, conv, %error, more, "datagrams refused");
+                }
             };
-            if let Err(error) = result
-                && let Some(more) = shard.logs.refused.permit(now)
-            {
-                tracing::debug!(peer = %from, conv, %error, more, "datagrams refused");
+            match layered {
+                None => take(packet.whole),
+                Some(layered) => layered.receive(now, packet.whole, take),
             }
-            next = rest.next_if(|datagram| conv_of(datagram) == Some(conv));
-            if next.is_some() {
-                count(&shard.counters.datagrams_received);
-            }
+            next = rest.next_if(|packet| packet.conv == Some(conv));
         }
         // Before the next session asks for its share; the epilogue comes after the whole batch.
         session.account(&mut state);

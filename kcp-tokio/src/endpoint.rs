@@ -53,7 +53,7 @@ impl KcpEndpoint {
         accepting: bool,
     ) -> io::Result<Self> {
         config.validate()?;
-        let shard = Shard::new(socket, config, accepting);
+        let shard = Shard::new(socket, config, accepting)?;
         shard.add_handle();
         Driver::spawn(shard.clone());
         Ok(Self { shard })

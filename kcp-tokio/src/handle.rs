@@ -38,6 +38,13 @@ impl SessionHandle {
         self.0.lock().core.stats()
     }
 
+    /// The same of encryption and error correction, if the configuration has any.
+    #[cfg(feature = "layers")]
+    #[must_use]
+    pub fn layer_stats(&self) -> Option<kcp_layers::LayerStats> {
+        self.0.lock().layered.as_ref().map(|layered| layered.stats())
+    }
+
     /// Smoothed round-trip time, after the first sample.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {

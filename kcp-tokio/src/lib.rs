@@ -32,6 +32,11 @@ mod halfopen;
 mod halves;
 mod handle;
 mod io;
+#[cfg(feature = "layers")]
+mod layered;
+#[cfg(not(feature = "layers"))]
+#[path = "layered_off.rs"]
+mod layered;
 mod limiter;
 mod listener;
 mod logs;
@@ -54,6 +59,8 @@ pub use handle::{Broadcast, SessionHandle};
 pub use kcp_core::{CloseReason, ConfigError, DatagramError, NoDelay, SessionConfig, Stats, WriteError};
 pub use listener::{Incoming, KcpListener};
 pub use messages::KcpMessages;
+#[cfg(feature = "layers")]
+pub use kcp_layers as layers;
 pub use socket::{DatagramSocket, Sink};
 pub use stats::EndpointStats;
 pub use stream::KcpStream;

@@ -12,6 +12,7 @@ use kcp_core::{CloseReason, Event, Framing, Held, Timestamp};
 use tracing::Span;
 
 use crate::error::KcpError;
+use crate::layered::Layered;
 use crate::registry::Key;
 use crate::shard::Shard;
 use crate::stats::count;
@@ -53,6 +54,8 @@ pub(crate) struct Session {
 /// Everything behind the lock.
 pub(crate) struct State {
     pub(crate) core: kcp_core::Session,
+    /// Encryption and error correction between the core and the socket, if any.
+    pub(crate) layered: Option<Box<Layered>>,
     pub(crate) reader: Waiters,
     pub(crate) writer: Waiters,
     /// Wait for the connect, or for the shutdown to drain.
@@ -81,8 +84,8 @@ pub(crate) struct State {
     pub(crate) alias: Option<Key>,
     /// Entries in the timer heap.
     scheduled: Mark,
-    /// Datagrams that the socket had no room for: sent first, never dropped.
-    stash: Option<Stash>,
+    /// Runs of datagrams that the socket had no room for: sent first, in order, never dropped.
+    stash: Vec<Stash>,
     refusals: u32,
     retired: bool,
     /// As the socket's budget knows it.
@@ -144,12 +147,14 @@ impl Session {
         shard: Arc<Shard>,
         peer: SocketAddr,
         core: kcp_core::Session,
+        layered: Option<Box<Layered>>,
         passive: bool,
     ) -> Arc<Self> {
         let conv = core.conv();
         let expires = shard.now() + HALF_OPEN_TIME;
         let state = State {
             core,
+            layered,
             reader: Waiters::default(),
             writer: Waiters::default(),
             waiter: Waiters::default(),
@@ -165,7 +170,7 @@ impl Session {
             datagram: Waiters::default(),
             alias: None,
             scheduled: Mark::default(),
-            stash: None,
+            stash: Vec::new(),
             refusals: 0,
             retired: false,
             held: Held::default(),
@@ -301,7 +306,7 @@ impl Session {
             }
         }
         if let Some(deadline) = state.detached
-            && ((state.core.is_done() && state.stash.is_none()) || now >= deadline || self.shard.is_dead())
+            && ((state.core.is_done() && state.stash.is_empty()) || now >= deadline || self.shard.is_dead())
         {
             state.core.abort();
         }
@@ -318,17 +323,25 @@ impl Session {
 
     /// Sends at most `runs` runs; true when there may be more.
     fn transmit(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize) -> bool {
-        if state.stash.is_some() {
+        if !state.stash.is_empty() {
             return false;
+        }
+        let State { core, layered, stash, refusals, .. } = &mut *state;
+        if let Some(layered) = layered {
+            layered.hold(!core.is_validated());
         }
         let framing = Framing { max_datagrams: self.shard.max_run };
         let mut send_all = |scratch: &mut Vec<u8>| {
             for _ in 0..runs {
                 scratch.clear();
-                let Some(run) = state.core.poll_transmit(now, framing, scratch) else { return false };
-                if let Some(unsent) = self.send(&mut state.refusals, scratch, run.stride) {
-                    state.stash = Some(Stash { run: unsent.to_vec(), stride: run.stride });
-                    self.shard.wait_for_room(self.clone());
+                let Some(run) = core.poll_transmit(now, framing, scratch) else { return false };
+                match layered {
+                    None => self.send_or_stash(stash, refusals, scratch, run.stride),
+                    Some(layered) => layered.seal(now, scratch, run.stride, |run, stride| {
+                        self.send_or_stash(stash, refusals, run, stride);
+                    }),
+                }
+                if !stash.is_empty() {
                     return false;
                 }
             }
@@ -338,6 +351,23 @@ impl Session {
         let result =
             SCRATCH.try_with(|scratch| scratch.try_borrow_mut().map(|mut scratch| send_all(&mut scratch)));
         result.ok().and_then(Result::ok).unwrap_or_else(|| send_all(&mut Vec::new()))
+    }
+
+    /// Sends a run after those that wait; what the socket has no room for waits as well.
+    fn send_or_stash(
+        self: &Arc<Self>,
+        stash: &mut Vec<Stash>,
+        refusals: &mut u32,
+        run: &[u8],
+        stride: usize,
+    ) {
+        let unsent = if stash.is_empty() { self.send(refusals, run, stride) } else { Some(run) };
+        if let Some(unsent) = unsent {
+            if stash.is_empty() {
+                self.shard.wait_for_room(self.clone());
+            }
+            stash.push(Stash { run: unsent.to_vec(), stride });
+        }
     }
 
     /// Sends a run; returns what the socket has no room for. A datagram that cannot be sent counts as lost.
@@ -371,11 +401,9 @@ impl Session {
     /// The socket has room again: first what it had none for.
     pub(crate) fn resume(self: &Arc<Self>, now: Timestamp, wakeups: &mut Wakeups) {
         let mut state = self.lock();
-        if let Some(stash) = state.stash.take()
-            && let Some(unsent) = self.send(&mut state.refusals, &stash.run, stash.stride)
-        {
-            state.stash = Some(Stash { run: unsent.to_vec(), stride: stash.stride });
-            self.shard.wait_for_room(self.clone());
+        let State { stash, refusals, .. } = &mut *state;
+        for waiting in std::mem::take(stash) {
+            self.send_or_stash(stash, refusals, &waiting.run, waiting.stride);
         }
         self.after(&mut state, now, DRIVER_RUNS, wakeups);
     }
@@ -387,14 +415,23 @@ impl Session {
             return;
         }
         state.core.handle_timeout(now);
+        let State { core, layered, stash, refusals, .. } = &mut *state;
+        if let Some(layered) = layered
+            && layered.poll_timeout().is_some_and(|at| at <= now)
+        {
+            layered.hold(!core.is_validated());
+            layered.handle_timeout(now, |run, stride| self.send_or_stash(stash, refusals, run, stride));
+        }
         self.after(&mut state, now, DRIVER_RUNS, wakeups);
     }
 
     fn schedule(self: &Arc<Self>, state: &mut State, now: Timestamp) {
         let expires = self.is_half_open().then_some(state.expires);
-        let deadline = [state.core.poll_timeout(), state.detached, expires].into_iter().flatten().min();
+        let layered = state.layered.as_ref().and_then(|layered| layered.poll_timeout());
+        let deadline =
+            [state.core.poll_timeout(), state.detached, expires, layered].into_iter().flatten().min();
         let Some(mut at) = deadline else { return };
-        if state.stash.is_some() {
+        if !state.stash.is_empty() {
             at = at.max(now + BLOCKED_RECHECK);
         }
         if state.scheduled.enter(at) {
@@ -425,7 +462,7 @@ impl Session {
             // Its last words may get lost: for a moment somebody answers.
             self.shard.stay_until(now + (state.core.rto() * 4).min(LONGEST_WAIT));
         }
-        state.stash = None;
+        state.stash = Vec::new();
         self.leave_half_open();
         let (peer, epitaph) = (self.peer(), state.core.epitaph());
         if let Some(alias) = state.alias {
@@ -451,7 +488,7 @@ impl Session {
             let question = state.core.challenge_path(now).filter(|ask| ask.len() <= datagram.len() * 3);
             if let Some(question) = question {
                 count(&self.shard.counters.path_challenges);
-                let _ = self.shard.socket().try_send(from, &question, question.len());
+                self.shard.send_bare(from, &question, now);
             }
             return false;
         }

@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::config::KcpConfig;
 use crate::error::KcpError;
 use crate::halfopen::HalfOpen;
+use crate::layered::Front;
 use crate::limiter::Limiter;
 use crate::logs::LogLimits;
 use crate::registry::{Key, Registry};
@@ -35,6 +36,8 @@ pub(crate) struct Shard {
     socket: RwLock<Arc<dyn DatagramSocket>>,
     pub(crate) config: KcpConfig,
     session_config: Arc<SessionConfig>,
+    /// Encryption and error correction, if any.
+    pub(crate) front: Option<Front>,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) budget: Budget,
@@ -72,12 +75,13 @@ struct AcceptQueue {
 }
 
 impl Shard {
-    pub(crate) fn new(socket: Arc<dyn DatagramSocket>, config: KcpConfig, accepting: bool) -> Arc<Self> {
+    pub(crate) fn new(socket: Arc<dyn DatagramSocket>, config: KcpConfig, accepting: bool) -> io::Result<Arc<Self>> {
         let mtu = config.session.mtu_bytes();
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
             socket: RwLock::new(socket),
-            session_config: Arc::new(config.session.clone()),
+            session_config: Arc::new(config.inner_session()),
+            front: Front::of(&config)?,
             logs: LogLimits::default(),
             budget: Budget::new(config.recv_budget, config.send_budget),
             config,
@@ -97,7 +101,7 @@ impl Shard {
             dead: AtomicBool::new(false),
             dials_only: !accepting,
             epoch: Instant::now(),
-        })
+        }))
     }
 
     /// The sessions' clock: tokio's, so that paused time is virtual time.
@@ -192,7 +196,8 @@ impl Shard {
             } else {
                 kcp_core::Session::connect(conv, config, seed, now)
             };
-            let session = Session::new(self.clone(), peer, core, false);
+            let layered = self.front.as_ref().map(Front::session).transpose()?;
+            let session = Session::new(self.clone(), peer, core, layered, false);
             if self.registry.insert((peer, conv), &session) {
                 if self.is_dead() {
                     // The driver ended meanwhile, and may have told its sessions before this one was there.
@@ -262,7 +267,8 @@ impl Shard {
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
         let chosen = if conv == 0 { (random().ok()? as u32).max(1) } else { conv };
         let core = kcp_core::Session::accept(chosen, self.session_config.clone(), seed().ok()?, now);
-        let session = Session::new(self.clone(), peer, core, true);
+        let layered = self.front.as_ref().map(Front::session).transpose().ok()?;
+        let session = Session::new(self.clone(), peer, core, layered, true);
         {
             // Nobody else knows it yet.
             let mut state = session.lock();
@@ -315,8 +321,16 @@ impl Shard {
             }
             count(&self.counters.resets_sent);
         }
-        // Lost is lost: it will be asked for again.
-        let _ = self.socket().try_send(peer, &answer, answer.len());
+        self.send_bare(peer, &answer, now);
+    }
+
+    /// Sends a datagram that is no session's. Lost is lost: it will be asked for again.
+    pub(crate) fn send_bare(&self, to: SocketAddr, datagram: &[u8], now: Timestamp) {
+        let send = |packet: &[u8]| drop(self.socket().try_send(to, packet, packet.len()));
+        match &self.front {
+            Some(front) => front.seal(now, datagram, send),
+            None => send(datagram),
+        }
     }
 
     pub(crate) fn left_half_open(&self, ip: IpAddr) {
@@ -482,7 +496,12 @@ fn random() -> io::Result<u64> {
 }
 
 fn seed() -> io::Result<Seed> {
+    random_bytes().map(Seed::from_bytes)
+}
+
+/// From the operating system.
+pub(crate) fn random_bytes() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(Seed::from_bytes(bytes))
+    Ok(bytes)
 }

@@ -63,6 +63,8 @@ counters! {
     accepted,
     /// Datagrams received.
     datagrams_received,
+    /// Packets that the key does not open: another key or cipher, damage, or forgery.
+    dropped_unsealed,
     /// Datagrams of no session that may not open one: late, foreign or damaged.
     dropped_unknown,
     /// Datagrams that would have opened a session while the backlog was full.

@@ -155,6 +155,13 @@ impl KcpStream {
         self.session().lock().core.stats()
     }
 
+    /// The same of encryption and error correction, if the configuration has any.
+    #[cfg(feature = "layers")]
+    #[must_use]
+    pub fn layer_stats(&self) -> Option<kcp_layers::LayerStats> {
+        self.session().lock().layered.as_ref().map(|layered| layered.stats())
+    }
+
     /// Smoothed round-trip time, after the first sample.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {

@@ -77,9 +77,12 @@ impl DatagramSocket for WireSocket {
             arrived.1 = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let datagrams = std::mem::take(&mut arrived.0);
+        let mut datagrams = std::mem::take(&mut arrived.0);
         drop(arrived);
-        datagrams.iter().for_each(|datagram| sink(self.peer, datagram, datagram.len()));
+        for datagram in &mut datagrams {
+            let stride = datagram.len();
+            sink(self.peer, datagram, stride);
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -62,5 +62,6 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
     }
 }
 
-/// Takes received datagrams: sender, datagrams back to back, stride.
-pub type Sink<'a> = &'a mut (dyn FnMut(SocketAddr, &[u8], usize) + 'a);
+/// Takes received datagrams: sender, datagrams back to back, stride. They may be changed in place (decrypted), and are not
+/// looked at again.
+pub type Sink<'a> = &'a mut (dyn FnMut(SocketAddr, &mut [u8], usize) + 'a);

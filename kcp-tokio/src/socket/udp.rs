@@ -90,8 +90,8 @@ impl DatagramSocket for UdpIo {
                 Ok((received, received < batch))
             }))?;
             self.batch.store((received + 1).next_power_of_two().clamp(MIN_BATCH, BATCH), Ordering::Relaxed);
-            for (meta, buffer) in meta.iter().take(received).zip(storage.chunks(BUFFER)) {
-                if let Some(datagrams) = buffer.get(..meta.len) {
+            for (meta, buffer) in meta.iter().take(received).zip(storage.chunks_mut(BUFFER)) {
+                if let Some(datagrams) = buffer.get_mut(..meta.len) {
                     sink(meta.addr, datagrams, meta.stride);
                 }
             }
