@@ -174,6 +174,14 @@ impl SimNet {
         self.inner.send(from, to, datagram);
     }
 
+    /// What one direction of one path has carried; nothing if it never did.
+    #[must_use]
+    pub fn link_stats(&self, from: SocketAddr, to: SocketAddr) -> LinkStats {
+        let state = self.inner.lock();
+        let link = state.links.iter().find(|(pair, _)| *pair == (from, to));
+        link.map(|(_, link)| link.stats()).unwrap_or_default()
+    }
+
     /// All links together.
     #[must_use]
     pub fn stats(&self) -> LinkStats {

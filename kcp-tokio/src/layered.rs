@@ -33,8 +33,10 @@ pub(crate) struct Layered {
 }
 
 impl Layered {
-    fn new(config: &LayersConfig) -> io::Result<Self> {
-        Ok(Self { layers: Layers::new(config, random_bytes()?), received: 0, sent: 0, held: false })
+    fn new(config: &LayersConfig, held: bool) -> io::Result<Self> {
+        let mut layers = Layers::new(config, random_bytes()?);
+        layers.hold_parity(held);
+        Ok(Self { layers, received: 0, sent: 0, held })
     }
 
     /// Whether only so much may be sent as was received allows.
@@ -46,7 +48,13 @@ impl Layered {
     }
 
     /// Seals a run of datagrams and hands on runs of packets.
-    pub(crate) fn seal(&mut self, now: Timestamp, run: &[u8], stride: usize, mut send: impl FnMut(&[u8], usize)) {
+    pub(crate) fn seal(
+        &mut self,
+        now: Timestamp,
+        run: &[u8],
+        stride: usize,
+        mut send: impl FnMut(&[u8], usize),
+    ) {
         with_sealed(|sealed| {
             self.layers.seal(now, run, stride, sealed);
             self.release(sealed, &mut send);
@@ -118,9 +126,9 @@ impl Front {
         Ok(Self { config: config.clone(), answers: Mutex::new(Layers::new(&bare, random_bytes()?)) })
     }
 
-    /// The layers of a new session.
-    pub(crate) fn session(&self) -> io::Result<Box<Layered>> {
-        Layered::new(&self.config).map(Box::new)
+    /// The layers of a new session; one that a peer has opened is held from the first packet on.
+    pub(crate) fn session(&self, passive: bool) -> io::Result<Box<Layered>> {
+        Layered::new(&self.config, passive).map(Box::new)
     }
 
     /// Decrypts a packet in place.

@@ -1,5 +1,7 @@
 //! Without the feature `layers`: what stands in their place has no value, and costs nothing.
 
+#![allow(clippy::needless_pass_by_ref_mut, clippy::unnecessary_wraps, reason = "as with the feature")]
+
 use std::convert::Infallible;
 use std::io;
 
@@ -37,12 +39,11 @@ impl Layered {
 pub(crate) enum Front {}
 
 impl Front {
-    #[allow(clippy::unnecessary_wraps, reason = "as with the feature")]
     pub(crate) fn of(_: &KcpConfig) -> io::Result<Option<Self>> {
         Ok(None)
     }
 
-    pub(crate) fn session(&self) -> io::Result<Box<Layered>> {
+    pub(crate) fn session(&self, _: bool) -> io::Result<Box<Layered>> {
         match *self {}
     }
 

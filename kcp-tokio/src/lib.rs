@@ -57,10 +57,10 @@ pub use error::KcpError;
 pub use halves::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 pub use handle::{Broadcast, SessionHandle};
 pub use kcp_core::{CloseReason, ConfigError, DatagramError, NoDelay, SessionConfig, Stats, WriteError};
-pub use listener::{Incoming, KcpListener};
-pub use messages::KcpMessages;
 #[cfg(feature = "layers")]
 pub use kcp_layers as layers;
+pub use listener::{Incoming, KcpListener};
+pub use messages::KcpMessages;
 pub use socket::{DatagramSocket, Sink};
 pub use stats::EndpointStats;
 pub use stream::KcpStream;

@@ -75,7 +75,11 @@ struct AcceptQueue {
 }
 
 impl Shard {
-    pub(crate) fn new(socket: Arc<dyn DatagramSocket>, config: KcpConfig, accepting: bool) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        socket: Arc<dyn DatagramSocket>,
+        config: KcpConfig,
+        accepting: bool,
+    ) -> io::Result<Arc<Self>> {
         let mtu = config.session.mtu_bytes();
         Ok(Arc::new(Self {
             max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
@@ -196,7 +200,7 @@ impl Shard {
             } else {
                 kcp_core::Session::connect(conv, config, seed, now)
             };
-            let layered = self.front.as_ref().map(Front::session).transpose()?;
+            let layered = self.front.as_ref().map(|front| front.session(false)).transpose()?;
             let session = Session::new(self.clone(), peer, core, layered, false);
             if self.registry.insert((peer, conv), &session) {
                 if self.is_dead() {
@@ -267,7 +271,7 @@ impl Shard {
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
         let chosen = if conv == 0 { (random().ok()? as u32).max(1) } else { conv };
         let core = kcp_core::Session::accept(chosen, self.session_config.clone(), seed().ok()?, now);
-        let layered = self.front.as_ref().map(Front::session).transpose().ok()?;
+        let layered = self.front.as_ref().map(|front| front.session(true)).transpose().ok()?;
         let session = Session::new(self.clone(), peer, core, layered, true);
         {
             // Nobody else knows it yet.
