@@ -236,7 +236,7 @@ async fn an_unproven_address_gets_no_more_than_three_times_what_it_sent() {
             }
         });
         let mut received = 0;
-        let mut take = |_: SocketAddr, run: &[u8], _: usize| received += run.len();
+        let mut take = |_: SocketAddr, run: &mut [u8], _: usize| received += run.len();
         let all = std::future::poll_fn(|cx| {
             use kcp_tokio::DatagramSocket as _;
             while victim.poll_recv(cx, &mut take).is_ready() {}
