@@ -47,8 +47,12 @@ pub struct LinkConfig {
     pub reorder_by: Duration,
     /// Probability that a packet arrives twice.
     pub duplicate: f64,
-    /// Probability that a packet is damaged: a few bits flipped, or its end cut off.
+    /// Probability that a packet is damaged: a few bits flipped, its end cut off, or something appended.
     pub corrupt: f64,
+    /// Whether damaged packets are dropped, as UDP's checksum has it. False: they arrive.
+    pub checksum: bool,
+    /// Probability that behind a packet an older one comes again: one of the last 64 that came through.
+    pub replay: f64,
     /// Bytes per second that leave the queue; `None`: no limit.
     pub rate: Option<u64>,
     /// Bytes that may wait for the rate limit; what comes on top is dropped (tail drop). Default 256 KiB.
@@ -75,6 +79,8 @@ impl LinkConfig {
             reorder_by: Duration::from_millis(15),
             duplicate: 0.0,
             corrupt: 0.0,
+            checksum: false,
+            replay: 0.0,
             rate: None,
             queue: 256 * 1024,
             mtu: None,

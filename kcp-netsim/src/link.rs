@@ -1,6 +1,6 @@
 //! One direction of a path: packets in with the time, out when they are due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::{LinkConfig, Loss};
@@ -60,7 +60,29 @@ pub struct LinkStats {
     pub reordered: u64,
     /// Damaged.
     pub corrupted: u64,
+    /// Old ones that came again.
+    pub replayed: u64,
 }
+
+impl LinkStats {
+    /// Adds what another link has counted.
+    pub const fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.bytes += other.bytes;
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.queue_dropped += other.queue_dropped;
+        self.too_long += other.too_long;
+        self.cut += other.cut;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.corrupted += other.corrupted;
+        self.replayed += other.replayed;
+    }
+}
+
+/// How many packets may come again.
+const REPLAYABLE: usize = 64;
 
 /// One direction of an emulated path. Times are durations since any fixed start and must not go backwards.
 #[derive(Debug)]
@@ -77,6 +99,8 @@ pub struct Link<P> {
     /// (arrival, order of entry): the entry breaks ties.
     flying: BTreeMap<(Duration, u64), P>,
     entered: u64,
+    /// What may come again; kept only where something does.
+    passed: VecDeque<P>,
     stats: LinkStats,
 }
 
@@ -93,6 +117,7 @@ impl<P: Payload> Link<P> {
             last_arrival: Duration::ZERO,
             flying: BTreeMap::new(),
             entered: 0,
+            passed: VecDeque::new(),
             stats: LinkStats::default(),
         }
     }
@@ -138,6 +163,17 @@ impl<P: Payload> Link<P> {
             self.stats.duplicated += 1;
             self.fly(sent_at, packet.clone());
         }
+        if self.config.replay > 0.0 {
+            if !self.passed.is_empty() && self.dice.chance(self.config.replay) {
+                let old = self.passed[self.dice.below(self.passed.len())].clone();
+                self.stats.replayed += 1;
+                self.fly(sent_at, old);
+            }
+            if self.passed.len() == REPLAYABLE {
+                self.passed.pop_front();
+            }
+            self.passed.push_back(packet.clone());
+        }
         self.fly(sent_at, packet);
     }
 
@@ -170,6 +206,9 @@ impl<P: Payload> Link<P> {
     fn fly(&mut self, sent_at: Duration, mut packet: P) {
         if self.dice.chance(self.config.corrupt) {
             self.stats.corrupted += 1;
+            if self.config.checksum {
+                return;
+            }
             damage(&mut self.dice, packet.bytes_mut());
         }
         let mut arrival = sent_at + self.config.delay;
@@ -210,13 +249,20 @@ impl<P: Payload> Link<P> {
     }
 }
 
-/// Flips up to three bits, or cuts the end off.
+/// Flips up to three bits, cuts the end off, or appends something.
 fn damage(dice: &mut Dice, bytes: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
     if dice.chance(0.2) {
         bytes.truncate(dice.below(bytes.len()));
+        return;
+    }
+    if dice.chance(0.1) {
+        for _ in 0..=dice.below(48) {
+            let copied = bytes[dice.below(bytes.len())];
+            bytes.push(copied);
+        }
         return;
     }
     for _ in 0..=dice.below(3) {
@@ -319,6 +365,26 @@ mod tests {
         assert!((11_800..12_200).contains(&total), "{total}");
         // Two flips of one bit undo each other, rarely.
         assert!((1000..1300).contains(&damaged), "{damaged}");
+    }
+
+    #[test]
+    fn a_checksum_turns_damage_into_loss_and_old_packets_come_again() {
+        let config = LinkConfig { corrupt: 0.1, checksum: true, replay: 0.2, ..LinkConfig::ideal() };
+        let mut link = Link::new(config, 4);
+        let mut seen = [0u32; 10_000];
+        for i in 0..10_000u32 {
+            link.send(MS * i, i.to_le_bytes().to_vec());
+            while let Some(packet) = link.poll(MS * i) {
+                let number = u32::from_le_bytes(packet.try_into().unwrap());
+                assert!(number + 64 >= i, "one of the last 64");
+                seen[number as usize] += 1;
+            }
+        }
+        let stats = link.stats();
+        assert_eq!(stats.delivered + stats.corrupted, 10_000 + stats.replayed);
+        assert!((1000..1400).contains(&stats.corrupted), "{}", stats.corrupted);
+        assert!((1800..2200).contains(&stats.replayed), "{}", stats.replayed);
+        assert!(seen.contains(&2));
     }
 
     #[test]

@@ -187,17 +187,7 @@ impl SimNet {
     pub fn stats(&self) -> LinkStats {
         let state = self.inner.lock();
         state.links.iter().fold(LinkStats::default(), |mut sum, (_, link)| {
-            let stats = link.stats();
-            sum.sent += stats.sent;
-            sum.bytes += stats.bytes;
-            sum.delivered += stats.delivered;
-            sum.lost += stats.lost;
-            sum.queue_dropped += stats.queue_dropped;
-            sum.too_long += stats.too_long;
-            sum.cut += stats.cut;
-            sum.duplicated += stats.duplicated;
-            sum.reordered += stats.reordered;
-            sum.corrupted += stats.corrupted;
+            sum.add(&link.stats());
             sum
         })
     }

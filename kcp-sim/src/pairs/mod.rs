@@ -1,0 +1,954 @@
+//! The core's world: pairs of sessions on a shared path, driven as a driver of a socket would, with explicit time.
+
+mod app;
+mod byzantine;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kcp_core::admission::{Epitaph, Opening, answer_for, first_segment};
+use kcp_core::wire::Segments;
+use kcp_core::{CloseReason, Framing, InputError, Seed, Session, SessionConfig, Timestamp};
+use kcp_netsim::{Link, LinkConfig};
+
+use crate::dice::Dice;
+use crate::draw::{self, Drawn, Features, healed, ms, note};
+use crate::trace::Trace;
+use app::{App, Appetite, Peer};
+use byzantine::Byzantine;
+
+/// What broke, if something did.
+pub(crate) type Check = Result<(), String>;
+
+/// In global microseconds from the healing: by then everything has finished or failed.
+const CONVERGENCE: u64 = 240_000_000;
+/// After everybody has gone, nothing may be left to do.
+const SERVICES_PER_MS: u32 = 1000;
+/// Timers in a row that may fire for nothing: deadlines are exact, but for limits that moved meanwhile.
+const IDLE_WAKEUPS: u32 = 8;
+/// As in `kcp-tokio`.
+const HALF_OPEN: Duration = ms(10_000);
+
+/// The local clock of an end: it starts anywhere, runs too fast or slow, and jumps.
+#[derive(Debug)]
+struct Clock {
+    since: u64,
+    base: u64,
+    /// Thousandths of the true rate.
+    rate: u64,
+}
+
+impl Clock {
+    const fn local(&self, now: u64) -> Timestamp {
+        Timestamp::from_micros(self.base + (now - self.since) * self.rate / 1000)
+    }
+
+    /// When the local clock shows at least `at`.
+    const fn global(&self, at: Timestamp) -> u64 {
+        self.since + (at.as_micros().saturating_sub(self.base).saturating_mul(1000)).div_ceil(self.rate)
+    }
+
+    const fn jump(&mut self, now: u64, by: u64) {
+        self.base = self.local(now).as_micros() + by;
+        self.since = now;
+    }
+}
+
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Role {
+    Dials,
+    DialsLazily,
+    /// Of a peer whose address cannot be forged: no hello.
+    Established,
+    /// Comes to be with the first datagram.
+    Listens,
+}
+
+#[derive(Debug)]
+struct End {
+    who: u32,
+    config: Arc<SessionConfig>,
+    drawn: Drawn,
+    role: Role,
+    session: Option<Session>,
+    /// Of the session that has ended here.
+    epitaph: Option<Epitaph>,
+    byzantine: Option<Byzantine>,
+    clock: Clock,
+    stalled_until: u64,
+    inbox: Vec<Vec<u8>>,
+    app: App,
+    /// Opened by a plain probe.
+    probed: bool,
+    accepted: bool,
+    half_open_until: Option<Timestamp>,
+    /// Bytes until the peer's address is proven.
+    bytes: (u64, u64),
+    incarnation: u64,
+    extended: bool,
+    lost_data: Option<bool>,
+    closed_at: Option<u64>,
+    heard_at: u64,
+    idle_wakeups: u32,
+    services: (u64, u32),
+    next: Option<u64>,
+    buf: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Pair {
+    conv: u32,
+    ends: [End; 2],
+    /// Nobody meddles with bytes.
+    trusted: bool,
+    restarted: bool,
+    seed: u64,
+    /// What the first life of the second end wrote.
+    past: Option<(u64, Vec<u32>, u32, bool)>,
+}
+
+#[derive(Copy, Clone, Debug)]
+enum Event {
+    /// Of one direction, or both.
+    Partition(u8, bool),
+    Stall(u32, u64),
+    Jump(u32, u64),
+    Restart(u32),
+    /// By somebody who does not know the conversation.
+    Attack(u32),
+    /// By somebody who does.
+    Inject(u32),
+    Link(usize),
+    Heal,
+    Blackout,
+}
+
+struct Sim<'a> {
+    now: u64,
+    dice: Dice,
+    trace: &'a mut Trace,
+    pairs: Vec<Pair>,
+    links: [Link<(u32, Vec<u8>)>; 2],
+    plans: [LinkConfig; 2],
+    schedule: VecDeque<(u64, Event)>,
+    healed_at: Option<u64>,
+    dark_at: Option<u64>,
+    /// Nothing is wrong with network, clocks and executors.
+    calm: bool,
+}
+
+pub(crate) fn run(seed: u64, trace: &mut Trace, features: &mut Features) -> Result<u64, String> {
+    Sim::draw(seed, trace, features).run()
+}
+
+impl<'a> Sim<'a> {
+    fn draw(seed: u64, trace: &'a mut Trace, features: &mut Features) -> Self {
+        let mut dice = Dice::new(seed);
+        let calm = note(features, dice.chance(0.08), "calm");
+        let raw = dice.chance(0.1) && !calm;
+        let chaos = dice.log(100_000, 60_000_000);
+        let plans = if calm {
+            let delay = Duration::from_micros(dice.log(1, 100_000));
+            let link = LinkConfig { delay, ..LinkConfig::ideal() };
+            [link.clone(), link]
+        } else if dice.coin() {
+            let link = draw::link(&mut dice, raw, features);
+            [link.clone(), link]
+        } else {
+            [draw::link(&mut dice, raw, features), draw::link(&mut dice, raw, features)]
+        };
+        let count = dice.pick(&[1, 1, 1, 2, 3]);
+        note(features, count > 1, "shared path");
+        let mut schedule = Vec::new();
+        let mut pairs = Vec::new();
+        for id in 0..count {
+            let pair = Self::draw_pair(&mut dice, id, chaos, calm, raw, features);
+            if !calm {
+                Self::draw_faults(&mut dice, &pair, id, chaos, features, &mut schedule);
+            }
+            pairs.push(pair);
+        }
+        if !calm && note(features, dice.chance(0.3), "partitions") {
+            for _ in 0..dice.range(1, 5) {
+                let (at, way) = (dice.below(chaos), dice.below(3) as u8);
+                schedule.push((at, Event::Partition(way, true)));
+                schedule.push((at + dice.log(1000, 40_000_000), Event::Partition(way, false)));
+            }
+        }
+        if !calm && note(features, dice.chance(0.2), "path changes") {
+            for _ in 0..dice.range(1, 4) {
+                schedule.push((dice.below(chaos), Event::Link(dice.below(2) as usize)));
+            }
+        }
+        let dark = !calm && note(features, dice.chance(0.15), "blackout");
+        schedule.retain(|&(at, _)| at < chaos);
+        schedule.push((chaos, if dark { Event::Blackout } else { Event::Heal }));
+        schedule.sort_by_key(|&(at, _)| at);
+        let links = [Link::new(plans[0].clone(), dice.u64()), Link::new(plans[1].clone(), dice.u64())];
+        Self {
+            now: 0,
+            dice,
+            trace,
+            pairs,
+            links,
+            plans,
+            schedule: schedule.into(),
+            healed_at: None,
+            dark_at: None,
+            calm,
+        }
+    }
+
+    fn draw_pair(
+        dice: &mut Dice,
+        id: u32,
+        chaos: u64,
+        calm: bool,
+        raw: bool,
+        features: &mut Features,
+    ) -> Pair {
+        let message = note(features, dice.chance(0.35), "message mode");
+        let mut configs = [0, 1].map(|_| draw::session(dice, !message, features));
+        if note(features, dice.chance(0.25), "plain peer") {
+            let who = dice.below(3) as usize;
+            for (side, config) in configs.iter_mut().enumerate() {
+                if who == side || who == 2 {
+                    config.config = config.config.clone().extensions(false);
+                }
+            }
+        }
+        let roles = match dice.below(6) {
+            0 => [Role::Established, Role::Established],
+            1 => [Role::Established, Role::Listens],
+            2 if note(features, true, "lazy connect") => [Role::DialsLazily, Role::Listens],
+            _ => [Role::Dials, Role::Listens],
+        };
+        let byzantine = !calm && note(features, dice.chance(0.08), "byzantine peer");
+        let byzantine = byzantine.then(|| dice.below(2) as usize);
+        let conv = (dice.u64() as u32).max(1);
+        let seed = dice.u64();
+        let most = if dice.chance(0.02) && note(features, true, "much data") { 2_000_000 } else { 150_000 };
+        let skewed = !calm && note(features, dice.chance(0.3), "clock skew");
+        let mut ends = [0, 1].map(|side| {
+            let (config, peer) = (&configs[side], &configs[1 - side]);
+            // A message that the peer's window or buffer can never hold is never delivered: so KCP is.
+            let (mss, peer) = (config.config.mss(), &peer.config);
+            let fragments = u64::from(peer.recv_window_segments().min(127));
+            let limit = (fragments * mss as u64).min(peer.buffers().received as u64 / 2).max(1);
+            let sizes = (mss, limit, most);
+            let app = App::draw(dice, seed ^ (side as u64 + 1), message, sizes, chaos, features);
+            End {
+                who: id * 2 + side as u32,
+                config: Arc::new(config.config.clone()),
+                drawn: config.clone(),
+                role: roles[side],
+                session: None,
+                epitaph: None,
+                byzantine: None,
+                clock: Clock {
+                    since: 0,
+                    base: dice.pick(&[0, (1 << 31) - 1000, (1 << 32) - 1000, 5_000_000, 1 << 40]) * 1000,
+                    rate: if skewed { dice.range(950, 1050) } else { 1000 },
+                },
+                stalled_until: 0,
+                inbox: Vec::new(),
+                app,
+                probed: false,
+                accepted: roles[side] != Role::Listens,
+                half_open_until: None,
+                bytes: (0, 0),
+                incarnation: 0,
+                extended: false,
+                lost_data: None,
+                closed_at: None,
+                heard_at: 0,
+                idle_wakeups: 0,
+                services: (0, 0),
+                next: Some(0),
+                buf: Vec::new(),
+            }
+        });
+        if let Some(side) = byzantine {
+            ends[side].byzantine = Some(Byzantine::new(conv, dice, chaos.min(10_000_000)));
+            ends[side].app.total = 0;
+        }
+        let mut pair =
+            Pair { conv, ends, trusted: byzantine.is_none() && !raw, restarted: false, seed, past: None };
+        for side in 0..2 {
+            let core_seed = Seed::from_u64(draw::mix(seed ^ (side as u64) << 8));
+            let end = &mut pair.ends[side];
+            let (config, local) = (end.config.clone(), end.clock.local(0));
+            if end.byzantine.is_none() {
+                end.session = match end.role {
+                    Role::Dials => Some(Session::connect(conv, config, core_seed, local)),
+                    Role::DialsLazily => Some(Session::connect_lazy(conv, config, core_seed, local)),
+                    Role::Established => Some(Session::established(conv, config, core_seed, local)),
+                    Role::Listens => None,
+                };
+            }
+        }
+        pair
+    }
+
+    fn draw_faults(
+        dice: &mut Dice,
+        pair: &Pair,
+        id: u32,
+        chaos: u64,
+        features: &mut Features,
+        schedule: &mut Vec<(u64, Event)>,
+    ) {
+        for side in 0..2 {
+            let who = id * 2 + side;
+            if note(features, dice.chance(0.2), "executor stalls") {
+                for _ in 0..dice.range(1, 4) {
+                    schedule.push((dice.below(chaos), Event::Stall(who, dice.log(1000, 15_000_000))));
+                }
+            }
+            if note(features, dice.chance(0.1), "clock jumps") {
+                let by = dice.pick(&[1, 1000, 40_000, 25 * 86_400_000, 50 * 86_400_000]);
+                schedule.push((dice.below(chaos), Event::Jump(who, by * 1000)));
+            }
+            if pair.trusted && note(features, dice.chance(0.2), "off-path attacker") {
+                for _ in 0..dice.range(1, 20) {
+                    schedule.push((dice.below(chaos), Event::Attack(who)));
+                }
+            }
+            if !pair.trusted && note(features, dice.chance(0.3), "injected segments") {
+                for _ in 0..dice.range(1, 20) {
+                    schedule.push((dice.below(chaos), Event::Inject(who)));
+                }
+            }
+        }
+        if pair.ends[1].role == Role::Listens
+            && pair.ends[1].byzantine.is_none()
+            && note(features, dice.chance(0.08), "restart")
+        {
+            schedule.push((dice.below(chaos), Event::Restart(id * 2 + 1)));
+        }
+    }
+
+    const fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.now)
+    }
+
+    fn run(mut self) -> Result<u64, String> {
+        let mut all: Vec<u32> = (0..self.pairs.len() as u32 * 2).collect();
+        for &who in &all {
+            self.service(who)?;
+        }
+        let mut steps = 0u64;
+        loop {
+            if self.healed_at.is_some() && self.is_over()? {
+                break;
+            }
+            if self.dark_at.is_some() && self.is_dark()? {
+                break;
+            }
+            let ends = self.pairs.iter().flat_map(|pair| &pair.ends).filter_map(|end| end.next);
+            let arrivals = self.links.iter().filter_map(|link| link.next_due()).map(micros_up);
+            let Some(next) = ends.chain(arrivals).chain(self.schedule.front().map(|&(at, _)| at)).min() else {
+                break;
+            };
+            if let Some(at) = self.healed_at
+                && next > at + CONVERGENCE
+            {
+                self.now = at + CONVERGENCE;
+                return Err(format!("not over {} s after the network has healed: {}", CONVERGENCE / 1_000_000, self.stuck()));
+            }
+            self.now = self.now.max(next);
+            steps += 1;
+            if steps > 5_000_000 {
+                return Err("five million steps".into());
+            }
+            while let Some(&(at, event)) = self.schedule.front()
+                && at <= self.now
+            {
+                self.schedule.pop_front();
+                self.happen(event)?;
+            }
+            let mut touched = 0u64;
+            for way in 0..2 {
+                while let Some((id, datagram)) = self.links[way].poll(self.elapsed()) {
+                    // Way 0 leads to the second end.
+                    let side = 1 - way;
+                    self.pairs[id as usize].ends[side].inbox.push(datagram);
+                    touched |= 1 << (id * 2 + side as u32);
+                }
+            }
+            all.clear();
+            for (id, pair) in self.pairs.iter().enumerate() {
+                for side in 0..2 {
+                    let who = id as u32 * 2 + side as u32;
+                    if touched & 1 << who != 0 || pair.ends[side].next.is_some_and(|at| at <= self.now) {
+                        all.push(who);
+                    }
+                }
+            }
+            for &who in &all {
+                self.service(who)?;
+            }
+        }
+        self.aftermath()?;
+        Ok(self.now)
+    }
+
+    fn happen(&mut self, event: Event) -> Check {
+        let who = |who: u32| (who as usize / 2, who as usize % 2);
+        match event {
+            Event::Partition(way, on) => {
+                self.trace.add(self.now, 0, "partition", [u64::from(way), u64::from(on), 0]);
+                for side in 0..2 {
+                    if way == 2 || usize::from(way) == side {
+                        self.links[side].set_partitioned(on);
+                    }
+                }
+            }
+            Event::Stall(id, time) => {
+                self.trace.add(self.now, id, "stall", [time, 0, 0]);
+                let (pair, side) = who(id);
+                let end = &mut self.pairs[pair].ends[side];
+                end.stalled_until = self.now + time;
+                end.next = Some(end.stalled_until);
+            }
+            Event::Jump(id, by) => {
+                self.trace.add(self.now, id, "clock jump", [by, 0, 0]);
+                let (pair, side) = who(id);
+                let end = &mut self.pairs[pair].ends[side];
+                end.clock.jump(self.now, by);
+                end.next = Some(self.now.max(end.stalled_until));
+            }
+            Event::Restart(id) => {
+                self.trace.add(self.now, id, "restart", [0; 3]);
+                let (pair, side) = who(id);
+                let pair = &mut self.pairs[pair];
+                pair.restarted = true;
+                let end = &mut pair.ends[side];
+                let app = &end.app;
+                pair.past = Some((app.written, app.lengths.clone(), app.datagrams, app.shut));
+                end.app.restarted();
+                (end.session, end.epitaph) = (None, None);
+                (end.accepted, end.probed, end.half_open_until) = (false, false, None);
+                (end.bytes, end.extended, end.lost_data, end.closed_at) = ((0, 0), false, None, None);
+                end.incarnation += 1;
+                end.inbox.clear();
+                end.next = None;
+            }
+            Event::Attack(id) => return self.attack(id),
+            Event::Inject(id) => {
+                let (pair, side) = who(id);
+                let mut liar = Byzantine::new(self.pairs[pair].conv, &mut self.dice, 1000);
+                let datagram = liar.say(self.now);
+                self.trace.add(self.now, id, "inject", [datagram.len() as u64, 0, 0]);
+                self.pairs[pair].ends[side].inbox.push(datagram);
+                self.pairs[pair].ends[side].next = Some(self.now.max(self.pairs[pair].ends[side].stalled_until));
+            }
+            Event::Link(way) => {
+                let mut plan = self.plans[way].clone();
+                plan.delay = Duration::from_micros(self.dice.log(50, 500_000));
+                plan.rate = self.dice.maybe(0.3, |dice| dice.log(8_000, 10_000_000));
+                self.trace.add(self.now, way as u32, "path change", [plan.delay.as_micros() as u64, 0, 0]);
+                self.links[way].set_config(plan);
+            }
+            Event::Heal => self.heal(),
+            Event::Blackout => {
+                self.trace.add(self.now, 0, "blackout", [0; 3]);
+                self.dark_at = Some(self.now);
+                for link in &mut self.links {
+                    link.set_partitioned(true);
+                }
+                self.settle();
+            }
+        }
+        Ok(())
+    }
+
+    /// Executors run again.
+    fn settle(&mut self) {
+        for end in self.pairs.iter_mut().flat_map(|pair| &mut pair.ends) {
+            end.stalled_until = end.stalled_until.min(self.now);
+            end.next = Some(self.now);
+        }
+    }
+
+    fn heal(&mut self) {
+        self.trace.add(self.now, 0, "heal", [0; 3]);
+        self.healed_at = Some(self.now);
+        for link in &mut self.links {
+            link.set_partitioned(false);
+            link.set_config(healed());
+        }
+        self.settle();
+        for end in self.pairs.iter_mut().flat_map(|pair| &mut pair.ends) {
+            end.app.cooperate(self.now, end.session.as_mut());
+            if let Some(byzantine) = &mut end.byzantine {
+                byzantine.until = self.now;
+            }
+        }
+    }
+
+    /// Who does not know the conversation changes nothing but counters.
+    fn attack(&mut self, id: u32) -> Check {
+        let (pair, side) = (id as usize / 2, id as usize % 2);
+        let pair = &mut self.pairs[pair];
+        let mut liar = Byzantine::new(pair.conv ^ (1 + self.dice.u64() as u32 / 2), &mut self.dice, 1000);
+        let datagram = if self.dice.chance(0.1) { Vec::new() } else { liar.say(self.now) };
+        let end = &mut pair.ends[side];
+        let local = end.clock.local(self.now);
+        let Some(session) = &mut end.session else { return Ok(()) };
+        self.trace.add(self.now, id, "attack", [datagram.len() as u64, 0, 0]);
+        let before = (session.held(), session.una(), session.poll_timeout(), session.close_reason());
+        if datagram.len() >= 4
+            && session.handle_datagram(local, &datagram).is_ok()
+            && datagram[..4] != pair.conv.to_le_bytes()
+        {
+            return Err("a datagram of another conversation was accepted".into());
+        }
+        let after = (session.held(), session.una(), session.poll_timeout(), session.close_reason());
+        if before != after {
+            return Err(format!("a datagram of another conversation changed {before:?} to {after:?}"));
+        }
+        Ok(())
+    }
+
+    /// One turn of a socket's driver and its applications.
+    fn service(&mut self, who: u32) -> Check {
+        let (id, side) = (who as usize / 2, who as usize % 2);
+        let now = self.now;
+        let pair = &mut self.pairs[id];
+        let (conv, trusted, past) = (pair.conv, pair.trusted, &pair.past);
+        let [a, b] = &mut pair.ends;
+        let (end, peer) = if side == 0 { (a, &*b) } else { (b, &*a) };
+        if end.stalled_until > now {
+            end.next = Some(end.stalled_until);
+            return Ok(());
+        }
+        end.services = if end.services.0 == now / 1000 { (now / 1000, end.services.1 + 1) } else { (now / 1000, 1) };
+        if end.services.1 > SERVICES_PER_MS {
+            return Err(format!("spins: {SERVICES_PER_MS} turns within a millisecond"));
+        }
+        let link = &mut self.links[side];
+        if end.byzantine.is_some() {
+            end.lie(now, id as u32, link, self.trace);
+            return Ok(());
+        }
+        let mut view = Peer {
+            stream: pair.seed ^ (2 - side as u64),
+            written: peer.app.written,
+            shut: peer.app.shut,
+            lengths: &peer.app.lengths,
+            datagrams: peer.app.datagrams,
+            trusted,
+            replaced: past.is_some(),
+        };
+        if let Some((written, lengths, datagrams, shut)) = past
+            && side == 0
+        {
+            view.written = view.written.max(*written);
+            view.datagrams = view.datagrams.max(*datagrams);
+            view.lengths = if view.lengths.is_empty() { lengths } else { view.lengths };
+            view.shut |= *shut;
+        }
+        let mut out = Out { id: id as u32, now, link, trace: self.trace, sent: 0, events: 0 };
+        end.turn(conv, pair.seed, &view, &mut out).map_err(|what| format!("{what} ({who})"))?;
+        end.check_promises(peer, trusted, pair.restarted).map_err(|what| format!("{what} ({who})"))?;
+        Ok(())
+    }
+
+    /// After the healing: whether every pair has said everything, or failed.
+    fn is_over(&mut self) -> Result<bool, String> {
+        let now = self.now;
+        let mut over = true;
+        for pair in &mut self.pairs {
+            for side in 0..2 {
+                let [a, b] = &mut pair.ends;
+                let (end, peer) = if side == 0 { (a, b) } else { (b, a) };
+                let Some(session) = &mut end.session else { continue };
+                if session.is_closed() {
+                    continue;
+                }
+                let alone = peer.session.as_ref().is_none_or(Session::is_closed);
+                // A peer that has gone without a word is found by the idle timeout, if there is one.
+                let helpless = alone && (end.drawn.idle.is_none() || !pair.trusted || end.app.gone());
+                // Nobody tells a plain peer of the end; what was said was heard.
+                let content = end.app.is_content(peer.app.written)
+                    && (alone || peer.app.is_content(end.app.written) || peer.app.gone());
+                let plain = !session.is_extended();
+                if (helpless || (content && plain)) && !end.app.gone() {
+                    self.trace.add(now, end.who, "leaves", [0; 3]);
+                    end.app.drop_stream(session, end.clock.local(now));
+                    end.next = Some(now);
+                }
+                over = false;
+            }
+        }
+        Ok(over)
+    }
+
+    /// In the dark: whether everybody has noticed who should have.
+    fn is_dark(&self) -> Result<bool, String> {
+        let since = self.dark_at.unwrap_or(0);
+        let mut over = true;
+        for end in self.pairs.iter().flat_map(|pair| &pair.ends) {
+            let Some(session) = &end.session else { continue };
+            if session.is_closed() {
+                continue;
+            }
+            let Some(idle) = end.drawn.idle else { continue };
+            over = false;
+            // What was under way still arrived; clocks are up to a twentieth slow.
+            let limit = since.max(end.heard_at) + micros(idle) * 21 / 20 + 5_000_000;
+            if self.now > limit {
+                return Err(format!("silence is no error after {} s ({})", (self.now - since) / 1_000_000, end.who));
+            }
+        }
+        Ok(over)
+    }
+
+    fn stuck(&self) -> String {
+        let ends = self.pairs.iter().flat_map(|pair| &pair.ends);
+        let stuck = ends.filter_map(|end| {
+            let session = end.session.as_ref().filter(|session| !session.is_closed())?;
+            let (app, stats) = (&end.app, session.stats());
+            Some(format!(
+                "{}: written {} of {}, read {}, shut {}, drained {}, in flight {}, unsent {}, peer's window {}, rto {:?}, extended {}",
+                end.who, app.written, app.total, app.read, app.shut, app.drained, stats.in_flight, stats.unsent_bytes, stats.peer_window, stats.rto, session.is_extended()
+            ))
+        });
+        stuck.collect::<Vec<_>>().join("; ")
+    }
+
+    /// What must hold when all is over.
+    fn aftermath(&mut self) -> Check {
+        for pair in &mut self.pairs {
+            for side in 0..2 {
+                let (end, peer) = (&pair.ends[side], &pair.ends[1 - side]);
+                let who = end.who;
+                let heard_all = end.app.read >= peer.app.written;
+                let listening = !end.app.gone() && !matches!(end.app.appetite, Appetite::Never);
+                let reason = end.session.as_ref().and_then(Session::close_reason);
+                if reason == Some(CloseReason::Finished) && listening && pair.trusted && !heard_all && !pair.restarted {
+                    return Err(format!("finished, but read {} of {} ({who})", end.app.read, peer.app.written));
+                }
+                if self.calm && pair.trusted && listening && !peer.app.aborted && !heard_all && end.session.is_some()
+                    && reason != Some(CloseReason::Reset) && !pair.ends.iter().any(|end| end.drawn.odd_timeouts)
+                {
+                    return Err(format!(
+                        "nothing was wrong, but read {} of {}: {reason:?} ({who})",
+                        end.app.read, peer.app.written
+                    ));
+                }
+            }
+            for end in &mut pair.ends {
+                let (who, now) = (end.who, end.clock.local(self.now));
+                let Some(session) = end.session.as_mut().filter(|session| session.is_closed()) else { continue };
+                let mut buf = Vec::new();
+                if session.poll_timeout().is_some() {
+                    return Err(format!("an ended session has a deadline ({who})"));
+                }
+                if session.poll_transmit(now, Framing::default(), &mut buf).is_some() {
+                    return Err(format!("an ended session has something to say ({who})"));
+                }
+                if session.poll_event().is_some() {
+                    return Err(format!("an ended session has an event ({who})"));
+                }
+                if session.held().sent > 0 {
+                    return Err(format!("an ended session holds what was written ({who})"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a turn's output goes.
+struct Out<'a> {
+    id: u32,
+    now: u64,
+    link: &'a mut Link<(u32, Vec<u8>)>,
+    trace: &'a mut Trace,
+    sent: u64,
+    events: u64,
+}
+
+impl Out<'_> {
+    fn send(&mut self, who: u32, datagram: &[u8]) {
+        self.sent += 1;
+        self.trace.add_bytes(datagram);
+        let [cmd, sn, una] = summary(datagram);
+        let what = match cmd {
+            81 => "push",
+            82 => "ack",
+            83 => "wask",
+            84 => "wins",
+            _ => "datagram",
+        };
+        self.trace.add(self.now, who, what, [sn, una, datagram.len() as u64]);
+        self.link.send(Duration::from_micros(self.now), (self.id, datagram.to_vec()));
+    }
+}
+
+impl End {
+    fn lie(&mut self, now: u64, id: u32, link: &mut Link<(u32, Vec<u8>)>, trace: &mut Trace) {
+        let Some(liar) = &mut self.byzantine else { return };
+        let mut answers = Vec::new();
+        for datagram in self.inbox.drain(..) {
+            liar.hear(&datagram, &mut answers);
+        }
+        if now < liar.until {
+            if now >= liar.next {
+                answers.push(liar.say(now));
+            }
+            self.next = Some(liar.next);
+        } else {
+            answers.clear();
+            self.next = None;
+        }
+        let mut out = Out { id, now, link, trace, sent: 0, events: 0 };
+        for datagram in answers {
+            out.send(self.who, &datagram);
+        }
+    }
+
+    fn turn(&mut self, conv: u32, seed: u64, view: &Peer<'_>, out: &mut Out<'_>) -> Check {
+        let local = self.clock.local(out.now);
+        let mut caused = !self.inbox.is_empty();
+        for datagram in std::mem::take(&mut self.inbox) {
+            self.receive(conv, seed, local, &datagram, out)?;
+        }
+        let Some(session) = &mut self.session else {
+            self.next = None;
+            return Ok(());
+        };
+        let mut fired = false;
+        if session.poll_timeout().is_some_and(|at| at <= local) {
+            fired = true;
+            session.handle_timeout(local);
+        }
+        if self.half_open_until.is_some_and(|at| at <= local) && !self.accepted {
+            session.abort();
+        }
+        if let Some(deadline) = self.app.dropped
+            && !session.is_closed()
+            && (session.is_done() || local >= deadline)
+        {
+            caused = true;
+            session.abort();
+        }
+        let actions = self.app.actions;
+        for round in 0.. {
+            self.drain(local, out)?;
+            let Some(session) = &mut self.session else { return Ok(()) };
+            if !self.accepted {
+                let proven = session.una().value() != 0 || session.is_validated() || self.probed;
+                self.accepted = proven;
+            }
+            let before = (self.app.actions, out.sent, out.events);
+            if self.accepted {
+                self.app.act(session, out.now, local, view)?;
+                if let Some(deadline) = self.app.dropped
+                    && !session.is_closed()
+                    && (session.is_done() || local >= deadline)
+                {
+                    session.abort();
+                }
+            }
+            self.drain(local, out)?;
+            if before == (self.app.actions, out.sent, out.events) {
+                break;
+            }
+            if round > 10_000 {
+                return Err("the application never stops".into());
+            }
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if self.accepted {
+            self.app.check_awake(session)?;
+        }
+        let for_nothing = fired && !caused && out.sent + out.events == 0 && self.app.actions == actions;
+        self.idle_wakeups = if for_nothing { self.idle_wakeups + 1 } else { 0 };
+        if self.idle_wakeups > IDLE_WAKEUPS {
+            return Err(format!("{IDLE_WAKEUPS} timers in a row fired for nothing"));
+        }
+        if for_nothing {
+            out.trace.add(out.now, self.who, "idle wakeup", [0; 3]);
+        }
+        let deadline = session.poll_timeout();
+        if let Some(at) = deadline.filter(|&at| at <= local) {
+            return Err(format!("due at {at:?} after everything was handled at {local:?}"));
+        }
+        let dropped = self.app.dropped.filter(|_| !session.is_closed());
+        let half_open = self.half_open_until.filter(|_| !self.accepted && !session.is_closed());
+        let mut next: Option<u64> = None;
+        for at in [deadline, dropped, half_open].into_iter().flatten() {
+            let at = self.clock.global(at).max(out.now + 1);
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        if self.accepted
+            && let Some(at) = self.app.next()
+        {
+            let at = at.max(out.now + 1);
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        self.next = next;
+        self.check_bounds()
+    }
+
+    /// A datagram, as the driver of a socket tells whose it is.
+    fn receive(&mut self, conv: u32, seed: u64, local: Timestamp, datagram: &[u8], out: &mut Out<'_>) -> Check {
+        self.bytes.0 += datagram.len() as u64;
+        self.heard_at = out.now;
+        if let Some(epitaph) = &self.epitaph {
+            let answer = answer_for(datagram, Some(epitaph));
+            if let Some(session) = &mut self.session
+                && !matches!(session.handle_datagram(local, datagram), Err(InputError::Closed(_)))
+            {
+                return Err("an ended session took a datagram".into());
+            }
+            return self.answer(answer, datagram, out);
+        }
+        if self.session.is_none() {
+            let window = self.config.recv_window_segments();
+            let Some((found, opening)) = first_segment(datagram, window).filter(|&(found, _)| found == conv) else {
+                return self.answer(answer_for(datagram, None), datagram, out);
+            };
+            let hello = opening == Opening::Probe && answer_for(datagram, None).is_some();
+            self.probed = opening == Opening::Probe && !hello;
+            let seed = Seed::from_u64(draw::mix(seed ^ 0xAB ^ self.incarnation << 16));
+            self.session = Some(Session::accept(found, self.config.clone(), seed, local));
+            self.half_open_until = Some(local + HALF_OPEN);
+            out.trace.add(out.now, self.who, "opened", [self.incarnation, 0, 0]);
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if session.handle_datagram(local, datagram).is_err() {
+            out.trace.add(out.now, self.who, "refused", [datagram.len() as u64, 0, 0]);
+        }
+        Ok(())
+    }
+
+    fn answer(&self, answer: Option<Vec<u8>>, datagram: &[u8], out: &mut Out<'_>) -> Check {
+        if let Some(answer) = answer {
+            if answer.len() > datagram.len() {
+                return Err("an answer to a stranger is longer than what it answers".into());
+            }
+            out.send(self.who, &answer);
+        }
+        Ok(())
+    }
+
+    /// Everything out of the session: datagrams, events.
+    fn drain(&mut self, local: Timestamp, out: &mut Out<'_>) -> Check {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let mtu = self.config.mtu_bytes();
+        let framing = Framing { max_datagrams: 16 };
+        let mut runs = 0;
+        self.buf.clear();
+        while let Some(run) = session.poll_transmit(local, framing, &mut self.buf) {
+            if run.len != self.buf.len() || run.datagrams != self.buf.chunks(run.stride.max(1)).count() {
+                return Err(format!("a run that is not what it says: {run:?}, {} bytes", self.buf.len()));
+            }
+            for datagram in self.buf.chunks(run.stride.max(1)) {
+                if datagram.len() > mtu {
+                    return Err(format!("a datagram of {} bytes at mtu {mtu}", datagram.len()));
+                }
+                if Segments::parse(datagram, session.conv()).is_err() {
+                    return Err("a datagram that cannot be parsed was sent".into());
+                }
+                self.bytes.1 += datagram.len() as u64;
+                if self.role == Role::Listens && !session.is_validated() && self.bytes.1 > 3 * self.bytes.0 {
+                    return Err(format!("{} bytes to an unproven address that sent {}", self.bytes.1, self.bytes.0));
+                }
+                out.send(self.who, datagram);
+            }
+            self.buf.clear();
+            runs += 1;
+            if runs > 100_000 {
+                return Err("poll_transmit never ends".into());
+            }
+        }
+        if session.is_closed() && self.closed_at.is_none() {
+            self.closed_at = Some(out.now);
+            self.epitaph = Some(session.epitaph());
+            self.lost_data = Some(session.has_lost_data());
+            let reason = session.close_reason();
+            out.trace.add(out.now, self.who, reason_name(reason), [u64::from(session.has_lost_data()), 0, 0]);
+        }
+        while let Some(event) = session.poll_event() {
+            self.app.on_event(event, &mut out.events)?;
+        }
+        self.extended |= session.is_extended();
+        Ok(())
+    }
+
+    fn check_bounds(&self) -> Check {
+        let Some(session) = &self.session else { return Ok(()) };
+        let (held, stats, buffers) = (session.held(), session.stats(), self.config.buffers());
+        let mss = self.config.mss();
+        // One segment is always taken where nothing is held.
+        if held.received > buffers.received + 65_507 {
+            return Err(format!("holds {} bytes received, {} are allowed", held.received, buffers.received));
+        }
+        let in_flight = stats.in_flight as usize;
+        if stats.in_flight > self.drawn.send_window {
+            return Err(format!("{in_flight} segments in flight, {} are allowed", self.drawn.send_window));
+        }
+        // One message is always taken where nothing is queued.
+        if held.sent > buffers.sent + in_flight * mss + 128 * mss {
+            return Err(format!("holds {} bytes sent, {} are allowed", held.sent, buffers.sent));
+        }
+        if stats.unread_bytes as usize > held.received {
+            return Err("more is unread than held".into());
+        }
+        Ok(())
+    }
+
+    /// What this end has been told of its peer must be true.
+    fn check_promises(&self, peer: &Self, trusted: bool, restarted: bool) -> Check {
+        let plain = !self.extended;
+        if !trusted || (restarted && plain) || self.byzantine.is_some() {
+            return Ok(());
+        }
+        let delivered = self.app.drained || self.lost_data == Some(false);
+        if !delivered || restarted {
+            return Ok(());
+        }
+        let received = peer.session.as_ref().map_or(0, |session| session.stats().payload_received);
+        if received < self.app.written {
+            return Err(format!("told that {} bytes were delivered, {received} were", self.app.written));
+        }
+        Ok(())
+    }
+}
+
+fn summary(datagram: &[u8]) -> [u64; 3] {
+    let word = |at: usize| {
+        datagram.get(at..at + 4).map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+    };
+    [datagram.get(4).map_or(0, |&cmd| u64::from(cmd)), word(12), word(16)]
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Packets are due between microseconds: not before they are.
+fn micros_up(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+const fn reason_name(reason: Option<CloseReason>) -> &'static str {
+    match reason {
+        None => "open",
+        Some(CloseReason::Aborted) => "aborted",
+        Some(CloseReason::Finished) => "finished",
+        Some(CloseReason::Reset) => "reset",
+        Some(CloseReason::Refused) => "refused",
+        Some(CloseReason::ConnectTimeout) => "no answer",
+        Some(CloseReason::DeadLink) => "dead link",
+        Some(CloseReason::IdleTimeout) => "idle timeout",
+        Some(CloseReason::UserTimeout) => "user timeout",
+        Some(CloseReason::ZeroWindowTimeout) => "zero window",
+        Some(_) => "broken",
+    }
+}
