@@ -15,6 +15,8 @@ use crate::wire::{Command, HEADER_LEN, Header};
 /// The hello buys the answering side room for a full segment: it may send three times what it got from an address that
 /// is not proven yet.
 const HELLO_LEN: usize = 512;
+/// Type and length of a record.
+const RECORD_OVERHEAD: usize = 3;
 /// Between hellos in an open session, in microseconds.
 const HELLO_WAIT: u64 = 200_000;
 /// Hellos to a peer that answers like a plain one.
@@ -414,6 +416,12 @@ impl Extension {
             self.fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
         }
         let repeat = !engine.is_validated() && self.repeat_ack.is_some_and(|(at, _)| at <= now);
+        // With a small mtu not all that is owed fits one datagram: the rest leaves with the next. Bytes: `RECORD_OVERHEAD` and
+        // so many numbers.
+        let room = |payload: &Vec<u8>, numbers: usize| {
+            let len = payload.len().saturating_add(RECORD_OVERHEAD).saturating_add(numbers.saturating_mul(8));
+            payload.len() == 1 || len <= limit
+        };
         if (core::mem::take(&mut self.hello_ack) || repeat)
             && let Some(echo) = self.peer
         {
@@ -423,29 +431,36 @@ impl Extension {
             Control::HelloAck { token: self.own, echo }.encode(&mut payload);
         }
         if let Some(token) = self.peer {
-            if core::mem::take(&mut self.token) {
+            if room(&payload, 1) && core::mem::take(&mut self.token) {
                 Control::Token { token }.encode(&mut payload);
             }
             if let Fin::Sent { sn, next, wait, since } = self.fin
                 && next <= now
+                && room(&payload, 2)
             {
                 Control::Fin { sn, token }.encode(&mut payload);
                 let longer = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
                 self.fin = Fin::Sent { sn, next: now.plus_micros(wait), wait: longer, since };
             }
-            if let Some(sn) = self.fin_ack.take() {
+            if room(&payload, 2)
+                && let Some(sn) = self.fin_ack.take()
+            {
                 Control::FinAck { sn, token }.encode(&mut payload);
             }
-            if let Some(nonce) = self.path_response.take() {
+            if room(&payload, 2)
+                && let Some(nonce) = self.path_response.take()
+            {
                 Control::PathResponse { nonce, token }.encode(&mut payload);
             }
-            if core::mem::take(&mut self.reset) {
+            if room(&payload, 1) && core::mem::take(&mut self.reset) {
                 Control::Reset { proof: token }.encode(&mut payload);
             }
-            if let Some(nonce) = self.pong.take() {
+            if room(&payload, 1)
+                && let Some(nonce) = self.pong.take()
+            {
                 Control::Pong { nonce }.encode(&mut payload);
             }
-            if core::mem::take(&mut self.ping_owed) {
+            if room(&payload, 1) && core::mem::take(&mut self.ping_owed) {
                 let nonce = *self.ping.insert(nonce());
                 cmd = Command::Wask;
                 Control::Ping { nonce }.encode(&mut payload);

@@ -750,6 +750,10 @@ impl Session {
 
     /// Sending may have made room, an acknowledgement may have been the last one.
     fn note_progress(&mut self) {
+        if self.is_closed() {
+            // What was not delivered is forgotten, which is no progress.
+            return;
+        }
         // Room for less than what was refused would wake the writer for nothing, again and again.
         if self.write_blocked.is_some_and(|len| self.engine.has_room(len)) {
             self.write_blocked = None;
@@ -759,7 +763,7 @@ impl Session {
             self.liveness.drained = true;
             self.pending.drained = true;
         }
-        if self.unwanted && !self.is_closed() && self.engine.is_drained() {
+        if self.unwanted && self.engine.is_drained() {
             // Nobody will read it. Ours is delivered.
             self.close(CloseReason::Aborted);
         }

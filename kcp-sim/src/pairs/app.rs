@@ -46,6 +46,8 @@ pub(super) struct App {
     limit: u64,
     pub(super) next_write: Option<u64>,
     write_blocked: bool,
+    /// By a message, which waits for room for all of it.
+    blocked_whole: bool,
     ending: Ending,
     pub(super) shut: bool,
     pub(super) appetite: Appetite,
@@ -64,7 +66,6 @@ pub(super) struct App {
     pub(super) datagrams: u32,
     datagrams_ready: bool,
     fiddles: bool,
-    cooperative: bool,
     pub(super) actions: u64,
 }
 
@@ -130,6 +131,7 @@ impl App {
             limit,
             next_write: Some(if dice.coin() { 0 } else { dice.log(1, 1_000_000) }),
             write_blocked: false,
+            blocked_whole: false,
             ending,
             shut: false,
             appetite,
@@ -149,7 +151,6 @@ impl App {
             datagrams: 0,
             datagrams_ready: false,
             fiddles: note(features, dice.chance(0.2), "limits changed"),
-            cooperative: false,
             dice: Dice::new(dice.u64()),
             actions: 0,
         }
@@ -171,7 +172,6 @@ impl App {
 
     /// The network has healed: reads, writes on, and ends in good order.
     pub(super) fn cooperate(&mut self, now: u64, session: Option<&mut Session>) {
-        self.cooperative = true;
         self.appetite = Appetite::Eager;
         self.abort_at = None;
         self.gap = 0;
@@ -182,6 +182,9 @@ impl App {
         }
         if self.ending == Ending::Silence {
             self.ending = Ending::Shutdown;
+        }
+        if self.next_write.is_none() && !self.shut {
+            self.next_write = Some(now);
         }
         if let Some(session) = session {
             session.limit_buffers(Held { received: usize::MAX, sent: usize::MAX });
@@ -264,7 +267,8 @@ impl App {
             let len = if len == 0 && (!self.message || self.dice.coin()) { 1 } else { len };
             let mut data = vec![0; len as usize];
             fill(self.stream, self.written, &mut data);
-            let taken = if self.message && self.dice.coin() || !self.message && self.dice.chance(0.1) {
+            self.blocked_whole = self.message && self.dice.coin() || !self.message && self.dice.chance(0.1);
+            let taken = if self.blocked_whole {
                 let len = data.len();
                 session.send_msg(local, Bytes::from(data)).map(|()| len)
             } else {
@@ -301,7 +305,7 @@ impl App {
     fn finish(&mut self, session: &mut Session, local: Timestamp) -> Check {
         self.next_write = None;
         match self.ending {
-            Ending::Silence => self.next_write = self.cooperative.then_some(0),
+            Ending::Silence => {}
             Ending::Shutdown => {
                 if !session.is_closed() {
                     self.actions += 1;
@@ -466,7 +470,7 @@ impl App {
         if self.wait_readable && session.is_read_ready() && !self.eof && !self.read_error {
             return Err("lost wakeup: readable, and the reader was not told".into());
         }
-        if self.write_blocked && !self.message && session.is_write_ready() {
+        if self.write_blocked && !self.message && !self.blocked_whole && session.is_write_ready() {
             return Err("lost wakeup: writable, and the writer was not told".into());
         }
         if self.shut && !self.drained && session.is_drained() && !session.is_closed() {
