@@ -562,14 +562,16 @@ impl Session {
     }
 
     fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let next = self.extension.next(self.shutdown, &self.engine);
+        // The end of a session is not the end of its stream: what was not sent is forgotten, and would be missed by nobody.
+        let shutdown = self.shutdown && !self.is_closed();
+        let next = self.extension.next(shutdown, &self.engine);
         if next.is_none_or(|at| at > now) {
             return None;
         }
         let limit = self.config.mss();
         let nonces = &mut self.ping_nonces;
         let (cmd, payload) =
-            self.extension.take(now, self.shutdown, limit, || next_nonce(nonces), &self.engine)?;
+            self.extension.take(now, shutdown, limit, || next_nonce(nonces), &self.engine)?;
         self.engine.write_payload(now, cmd, &payload, buf)
     }
 

@@ -421,3 +421,60 @@ fn data_that_opens_a_session_is_denied_to_who_has_had_one() {
     greeted.poll_transmit(now, crate::Framing { max_datagrams: 1 }, &mut answer).unwrap();
     assert_ne!(answer.len(), 25);
 }
+
+#[test]
+fn a_session_that_is_aborted_after_its_shutdown_claims_no_end_of_stream() {
+    // Found by simulation: what was forgotten looked like all sent, and the peer read a clean end too early.
+    let mut pair = dialled(&quiet().send_window(4), &lossy(0), 3);
+    write_all(&mut pair, 0, &pattern(100_000, 3));
+    pair.ends[0].shutdown();
+    pair.drain(0);
+    pair.ends[0].abort();
+    let (mut got, mut end) = (vec![], ReadError::Empty);
+    pair.drive(LIMIT, |pair| {
+        end = read_all(pair, 1, &mut got);
+        end != ReadError::Empty
+    });
+    assert_eq!(end, ReadError::Closed(CloseReason::Reset));
+    assert!(got.len() < 100_000);
+}
+
+#[test]
+fn an_ended_session_has_made_no_progress_whatever_is_done_to_it() {
+    // Found by simulation: forgotten data counted as delivered as soon as somebody touched the limits.
+    let mut end = super::util::lone(quiet());
+    end.write(Timestamp::ZERO, &[1; 5000]).unwrap();
+    end.shutdown();
+    output(&mut end, Timestamp::ZERO);
+    end.abort();
+    end.limit_buffers(crate::Held { received: 1 << 20, sent: 1 << 20 });
+    let events: Vec<Event> = core::iter::from_fn(|| end.poll_event()).collect();
+    assert!(!events.contains(&Event::Drained), "{events:?}");
+    end.limit_buffers(crate::Held { received: 1, sent: 1 });
+    assert_eq!(end.poll_event(), None, "nothing after Closed");
+}
+
+#[test]
+fn control_messages_keep_the_mtu() {
+    // Found by simulation: all that was owed went into one datagram, 55 bytes at an mtu of 50.
+    let config = Arc::new(quiet().mtu(50));
+    let mut server = Session::accept(77, config.clone(), Seed::from_u64(1), Timestamp::ZERO);
+    let mut client = Session::connect(77, config, Seed::from_u64(2), Timestamp::ZERO);
+    let now = Timestamp::ZERO;
+    client.shutdown();
+    server.shutdown();
+    let mut kinds = 0;
+    for round in 0..6 {
+        let (from, to) = if round % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        from.probe_path();
+        let mut buf = vec![];
+        while from.poll_transmit(now, crate::Framing::default(), &mut buf).is_some() {
+            assert!(buf.len() <= 50, "{} bytes", buf.len());
+            let _ = to.handle_datagram(now, &buf);
+            kinds += 1;
+            buf.clear();
+        }
+    }
+    assert!(kinds > 6, "what did not fit came with the next: {kinds}");
+    assert_eq!([client.close_reason(), server.close_reason()], [Some(CloseReason::Finished); 2]);
+}
