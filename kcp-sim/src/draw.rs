@@ -30,6 +30,7 @@ pub(crate) struct Drawn {
     /// The longest of the limits that end a session in which nothing goes forward; none: it may wait for ever.
     pub(crate) patience: Option<Duration>,
     pub(crate) send_window: u32,
+    pub(crate) interval: Duration,
     /// Nothing that ends a session by itself is as usual.
     pub(crate) odd_timeouts: bool,
 }
@@ -39,6 +40,7 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
     let mut send_window = 2048;
     let (mut idle, mut user, mut zero) = (Some(ms(30_000)), Some(ms(60_000)), Some(ms(120_000)));
     let mut odd_timeouts = false;
+    let mut drawn_interval = ms(40);
     let mut config = match dice.below(4) {
         0 => SessionConfig::normal(),
         1 => SessionConfig::fast(),
@@ -60,6 +62,7 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
     if dice.chance(0.3) {
         let longest = dice.pick(&[200, 200, 200, 200, 200, 200, 200, 200, 200, 5000]);
         let interval = dice.log(1, longest);
+        drawn_interval = ms(interval);
         config = config.nodelay(NoDelay {
             nodelay: dice.below(3) as u8,
             interval: ms(interval),
@@ -104,7 +107,7 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         odd_timeouts = note(features, true, "odd timeouts");
     }
     let patience = [idle, user, zero].into_iter().try_fold(Duration::ZERO, |most, limit| Some(most.max(limit?)));
-    Drawn { config, idle, patience, send_window, odd_timeouts }
+    Drawn { config, idle, patience, send_window, interval: drawn_interval, odd_timeouts }
 }
 
 /// One direction of a path, and whether it can be trusted to leave payloads alone.

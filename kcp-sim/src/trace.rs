@@ -64,6 +64,13 @@ impl Trace {
         }
     }
 
+    /// For people only.
+    pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
+        if self.aloud {
+            eprintln!("{}", what());
+        }
+    }
+
     const fn mix(&mut self, word: u64) {
         self.hash = (self.hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23);
     }

@@ -69,6 +69,21 @@ pub(super) struct App {
     pub(super) actions: u64,
 }
 
+/// What bounds a writer's work.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Sizes {
+    pub(super) mss: usize,
+    /// Longest message that the peer can take.
+    pub(super) limit: u64,
+    pub(super) most: u64,
+    /// Segments that the two let fly.
+    pub(super) window: u64,
+    /// Bytes that the smaller of the two buffers holds.
+    pub(super) buffers: u64,
+    /// Microseconds that a window takes, about.
+    pub(super) round: u64,
+}
+
 /// What a reader may find: what its peer has done.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Peer<'a> {
@@ -88,11 +103,11 @@ impl App {
         dice: &mut Dice,
         stream: u64,
         message: bool,
-        sizes: (usize, u64, u64),
+        sizes: Sizes,
         chaos: u64,
         features: &mut Features,
     ) -> Self {
-        let (mss, limit, most) = sizes;
+        let Sizes { mss, limit, most, window, buffers, round } = sizes;
         let total = if dice.chance(0.1) { 0 } else { dice.log(1, most.min(mss as u64 * 1500)) };
         let chunk = match dice.below(4) {
             0 if note(features, true, "tiny writes") => (0, 16),
@@ -101,8 +116,11 @@ impl App {
             _ if note(features, true, "huge writes") => (mss as u64 * 4, mss as u64 * 60),
             _ => (1, 1000),
         };
-        // A tiny writer writes less, or it would write for ever.
-        let total = total.min((chunk.1).saturating_mul(800));
+        // What goes through within a minute at the window that the two leave each other.
+        let least = if message { limit } else { u64::MAX };
+        let each = (mss as u64).min(chunk.1).min(buffers).min(least).max(1);
+        let window = window.min(buffers / each).max(1);
+        let total = total.min(chunk.1.saturating_mul(800)).min(each * window * (60_000_000 / round).max(1));
         let ending = match dice.below(4) {
             0 | 1 if note(features, true, "half close") => Ending::Shutdown,
             2 if note(features, true, "drop") => Ending::Drop,
@@ -154,6 +172,15 @@ impl App {
             dice: Dice::new(dice.u64()),
             actions: 0,
         }
+    }
+
+    /// What it means to do, for people.
+    pub(super) fn plan(&self) -> String {
+        let Self { message, total, chunk, gap, limit, ending, appetite, abort_at, fiddles, .. } = self;
+        format!(
+            "message mode {message}, {total} bytes in writes of {chunk:?} every {gap} µs, limit {limit}, \
+             then {ending:?}, reads {appetite:?}, abort at {abort_at:?}, changes limits {fiddles}"
+        )
     }
 
     /// The reader of a session that has come in the place of another; it writes nothing.
@@ -237,7 +264,7 @@ impl App {
         if self.gone() {
             return Ok(());
         }
-        if self.abort_at.is_some_and(|at| at <= now) && !session.is_closed() {
+        if self.abort_at.take_if(|at| *at <= now).is_some() && !session.is_closed() {
             session.abort();
             self.aborted = true;
             self.actions += 1;
