@@ -202,6 +202,7 @@ impl Engine {
     fn apply_push(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
         self.stats.segments_received = self.stats.segments_received.wrapping_add(1);
         let rcv_nxt = self.assembler.next();
+        self.longest = self.longest.max(payload.len());
         let ahead = header.sn.offset_from(rcv_nxt);
         let beyond = ahead.is_some_and(|ahead| ahead >= self.params.rcv_wnd as usize);
         let duplicate = !beyond && self.assembler.has(header.sn);
@@ -287,7 +288,7 @@ impl Engine {
             self.deliver();
         }
         let free = u32::from(self.free_window());
-        let by_bytes = self.params.recv_buffer.div_ceil(self.params.mss().max(1));
+        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len());
         let total = u32::try_from(by_bytes).unwrap_or(u32::MAX).min(self.params.rcv_wnd);
         if self.announcer.on_room(now, free, total, self.rtt.rto()) {
             self.tell = true;
@@ -298,12 +299,17 @@ impl Engine {
         self.broken
     }
 
+    /// How long the peer's segments may be: at least 1.
+    fn segment_len(&self) -> usize {
+        self.params.mss().max(self.longest).max(1)
+    }
+
     /// The `wnd` of everything that leaves now.
     pub(super) fn free_window(&self) -> u16 {
         let free = (self.params.rcv_wnd as usize).saturating_sub(self.reader.len());
         let held = self.held().received;
         // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
-        let by_bytes = self.params.recv_buffer.saturating_sub(held) / self.params.mss().max(1);
+        let by_bytes = self.params.recv_buffer.saturating_sub(held) / self.segment_len();
         let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
         u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
     }

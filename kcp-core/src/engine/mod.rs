@@ -121,6 +121,8 @@ pub(crate) struct Engine {
     reader: ReadQueue,
     /// The reader is gone: data is acknowledged and thrown away.
     discard: bool,
+    /// Payload of the longest segment received: the peer's may be longer than ours.
+    longest: usize,
     /// The peer's fragments do not count down: the byte stream is undefined from here.
     broken: bool,
     announcer: Announcer,
@@ -175,6 +177,7 @@ impl Engine {
             assembler: Assembler::new(Seq::new(0)),
             reader: ReadQueue::default(),
             discard: false,
+            longest: 0,
             broken: false,
             announcer: Announcer::new(params.rcv_wnd),
             acks: AckQueue::default(),

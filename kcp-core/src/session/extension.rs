@@ -108,6 +108,9 @@ pub(super) struct Extension {
     /// Repeats the answer to a hello until the peer proves that it came: when, and the wait after it. Whoever dialled may
     /// have nothing to say first.
     repeat_ack: Option<(Timestamp, u64)>,
+    /// The peer has shown the token that our answer to its hello brought: it came. An echo of data proves the address, but
+    /// not that.
+    answer_came: bool,
     /// Owed: the answer to a hello, ours to its answer, to a `Fin`, a `Ping`, a challenge; a reset.
     hello_ack: bool,
     token: bool,
@@ -138,6 +141,7 @@ impl Extension {
             fin: Fin::Open,
             peer_fin: None,
             repeat_ack: None,
+            answer_came: false,
             hello_ack: false,
             token: false,
             fin_ack: None,
@@ -256,12 +260,19 @@ impl Extension {
                 return self.on_reset(now, proof == self.own || Some(proof) == self.ping);
             }
             _ if self.peer.is_none() => {}
-            Control::Token { token } if token == self.own => engine.validate(),
-            Control::Fin { sn, token } if token == self.own => return self.on_fin(sn, engine),
+            Control::Token { token } if token == self.own => {
+                self.answer_came = true;
+                engine.validate();
+            }
+            Control::Fin { sn, token } if token == self.own => {
+                self.answer_came = true;
+                return self.on_fin(sn, engine);
+            }
             Control::FinAck { sn, token }
                 if token == self.own && matches!(self.fin, Fin::Sent { sn: sent, .. } if sent == sn) =>
             {
                 self.fin = Fin::Acked;
+                self.answer_came = true;
                 engine.validate();
             }
             Control::Ping { nonce } => self.pong = Some(nonce),
@@ -382,7 +393,7 @@ impl Extension {
             Fin::Sent { next, .. } => Some(next),
             _ => None,
         };
-        let repeat = self.repeat_ack.filter(|_| !engine.is_validated()).map(|(at, _)| at);
+        let repeat = self.repeat_ack.filter(|_| !self.answer_came).map(|(at, _)| at);
         fin.into_iter().chain(self.next_hello).chain(repeat).min()
     }
 
@@ -415,7 +426,7 @@ impl Extension {
             let wait = engine.rto().clamp(MIN_FIN_WAIT, MAX_FIN_WAIT);
             self.fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
         }
-        let repeat = !engine.is_validated() && self.repeat_ack.is_some_and(|(at, _)| at <= now);
+        let repeat = !self.answer_came && self.repeat_ack.is_some_and(|(at, _)| at <= now);
         // With a small mtu not all that is owed fits one datagram: the rest leaves with the next. Bytes: `RECORD_OVERHEAD` and
         // so many numbers.
         let room = |payload: &Vec<u8>, numbers: usize| {

@@ -478,3 +478,44 @@ fn control_messages_keep_the_mtu() {
     assert!(kinds > 6, "what did not fit came with the next: {kinds}");
     assert_eq!([client.close_reason(), server.close_reason()], [Some(CloseReason::Finished); 2]);
 }
+
+#[test]
+fn the_answer_to_a_hello_is_repeated_although_data_has_proven_the_address() {
+    // Found by simulation: every answer was lost, an echo of data came, and no further answer went. One end spoke the
+    // extensions and waited for an acknowledgement of its end of stream, the other did not.
+    let config = Arc::new(quiet());
+    let mut server = Session::accept(77, config.clone(), Seed::from_u64(1), START);
+    let mut client = Session::connect_lazy(77, config, Seed::from_u64(2), START);
+    let mut now = START + Duration::from_millis(200);
+    client.write(now, b"x").unwrap();
+    server.write(now, b"y").unwrap();
+    let exchange = |from: &mut Session, to: &mut Session, now, answers: &mut bool| {
+        let mut buf = vec![];
+        while from.poll_transmit(now, crate::Framing::default(), &mut buf).is_some() {
+            let mut answer = false;
+            for (_, payload) in crate::wire::Segments::parse(&buf, 77).unwrap() {
+                let mut all = controls(payload).into_iter().flatten();
+                answer |= all.any(|control| matches!(control, Control::HelloAck { .. }));
+            }
+            if !answer || *answers {
+                let _ = to.handle_datagram(now, &buf);
+            }
+            buf.clear();
+        }
+    };
+    for round in 0..40 {
+        let mut answers = round >= 20;
+        exchange(&mut client, &mut server, now, &mut answers);
+        exchange(&mut server, &mut client, now, &mut answers);
+        now += Duration::from_millis(200);
+        for end in [&mut client, &mut server] {
+            end.handle_timeout(now);
+        }
+        if round == 19 {
+            assert!(server.is_extended() && server.is_validated() && !client.is_extended());
+        }
+    }
+    assert!(client.is_extended());
+    let quiet_now = server.poll_timeout();
+    assert_eq!(quiet_now, None, "and nothing is repeated any more");
+}

@@ -179,3 +179,13 @@ fn lowered_buffers_hold_both_directions_and_nothing_is_lost() {
     });
     assert_eq!(got, data);
 }
+
+#[test]
+fn the_window_counts_in_the_peers_segments_where_those_are_longer() {
+    // Found by simulation: a peer with a larger mtu was invited to send twenty times what there was room for, and sent it
+    // again and again with ever longer timeouts.
+    let mut end = lone(quiet().mtu(100).recv_buffer(10_000));
+    end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 0, 0, &[1; 1000])).unwrap();
+    let ack = output(&mut end, at(10)).remove(0).remove(0).0;
+    assert_eq!((ack.wnd, ack.una.value()), (9, 1), "of 1000 bytes each");
+}
