@@ -355,6 +355,7 @@ impl App {
     pub(super) fn drop_stream(&mut self, session: &mut Session, local: Timestamp) {
         let linger = session.config().linger_time();
         self.dropped = Some(local);
+        self.aborted |= session.is_connecting();
         if linger.is_zero() || session.is_connecting() {
             session.abort();
         } else if !session.is_closed() {

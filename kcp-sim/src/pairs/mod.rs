@@ -214,6 +214,11 @@ impl<'a> Sim<'a> {
     ) -> Pair {
         let message = note(features, dice.chance(0.35), "message mode");
         let mut configs = [0, 1].map(|_| draw::session(dice, !message, features));
+        if message {
+            for drawn in &mut configs {
+                drawn.config = drawn.config.clone().recv_window(drawn.config.recv_window_segments().max(2));
+            }
+        }
         if note(features, dice.chance(0.25), "plain peer") {
             let who = dice.below(3) as usize;
             for (side, config) in configs.iter_mut().enumerate() {
@@ -239,7 +244,8 @@ impl<'a> Sim<'a> {
             // A message that the peer's window or buffer can never hold is never delivered: so KCP is.
             let interval = config.interval.max(peer.interval);
             let (mss, peer) = (config.config.mss(), &peer.config);
-            let fragments = u64::from(peer.recv_window_segments().min(127));
+            // Before the address is proven the first fragment is a small one, so there may be one more.
+            let fragments = u64::from(peer.recv_window_segments().min(127)) - 1;
             let limit = (fragments * mss as u64).min(peer.buffers().received as u64 / 2).max(1);
             let sizes = Sizes {
                 mss,
@@ -584,12 +590,14 @@ impl<'a> Sim<'a> {
                 }
                 let alone = peer.session.as_ref().is_none_or(Session::is_closed);
                 // A peer that has gone without a word is found by the idle timeout, if there is one.
-                let helpless = alone && (end.drawn.idle.is_none() || !pair.trusted || end.app.gone());
+                let helpless = alone && (end.drawn.idle.is_none() || end.app.gone());
+                // Damage may have acknowledged what never came: plain KCP cannot know.
+                let lost = !pair.trusted && now > self.healed_at.unwrap_or(now) + 30_000_000;
                 // Nobody tells a plain peer of the end; what was said was heard.
                 let content = end.app.is_content(peer.app.written)
                     && (alone || peer.app.is_content(end.app.written) || peer.app.gone());
                 let plain = !session.is_extended();
-                if (helpless || (content && plain)) && !end.app.gone() {
+                if (helpless || lost || (content && plain)) && !end.app.gone() {
                     self.trace.add(now, end.who, "leaves", [0; 3]);
                     end.app.drop_stream(session, end.clock.local(now));
                     end.next = Some(now);
