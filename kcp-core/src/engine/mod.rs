@@ -399,9 +399,11 @@ impl Engine {
     }
 
     /// Since when data in flight has made no progress. Data that the peer has acknowledged but cannot deliver (its
-    /// reader is full) has arrived.
+    /// reader is full) has arrived. One that has room and does not deliver never had what came before: it was replaced by
+    /// another, which knows this conversation by its repeated segments only.
     pub(crate) fn stalled_since(&self) -> Option<Timestamp> {
-        self.inflight.has_unacked().then_some(self.progress_at)
+        let undelivered = !self.inflight.is_empty() && self.peer_window > 0;
+        (self.inflight.has_unacked() || undelivered).then_some(self.progress_at)
     }
 
     /// Since when data has waited for the peer's window to open.

@@ -253,7 +253,11 @@ impl Extension {
                 engine.untell();
             }
             Control::HelloAck { token, echo } if self.hellos.is_some() && echo == self.own => {
-                self.token = *self.peer.get_or_insert(token) == token;
+                if *self.peer.get_or_insert(token) != token {
+                    // Only who has got our hello knows our token: it is another than the one before, who is gone.
+                    return Verdict::Reset;
+                }
+                self.token = true;
                 self.next_hello = None;
             }
             Control::Reset { proof } => {

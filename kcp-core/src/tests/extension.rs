@@ -519,3 +519,44 @@ fn the_answer_to_a_hello_is_repeated_although_data_has_proven_the_address() {
     let quiet_now = server.poll_timeout();
     assert_eq!(quiet_now, None, "and nothing is repeated any more");
 }
+
+#[test]
+fn two_answers_to_one_hello_are_of_two_peers_and_the_first_is_gone() {
+    // Found by simulation: a repeated hello reached the restarted peer, whose signs of life kept a session that could go
+    // nowhere.
+    let config = Arc::new(quiet());
+    let mut client = Session::connect(77, config.clone(), Seed::from_u64(2), START);
+    let mut probe = vec![];
+    client.poll_transmit(START, crate::Framing::default(), &mut probe).unwrap();
+    let answer = |seed| {
+        let mut server = Session::accept(77, config.clone(), Seed::from_u64(seed), START);
+        server.handle_datagram(START, &probe).unwrap();
+        let mut answer = vec![];
+        server.poll_transmit(START, crate::Framing::default(), &mut answer).unwrap();
+        answer
+    };
+    client.handle_datagram(START, &answer(1)).unwrap();
+    client.handle_datagram(START, &answer(1)).unwrap();
+    assert!(client.is_extended() && !client.is_closed(), "the same again is nothing new");
+    assert!(client.handle_datagram(START, &answer(9)).is_err());
+    assert_eq!(client.close_reason(), Some(CloseReason::Reset));
+}
+
+#[test]
+fn what_may_not_be_said_yet_does_not_keep_the_processor_busy() {
+    // Found by simulation: with a small mtu more was owed than fits a datagram, and none was allowed.
+    let mut server = Session::accept(77, Arc::new(quiet().mtu(50)), Seed::from_u64(1), START);
+    let mut hello = vec![MAGIC];
+    Control::Hello { token: 5 }.encode(&mut hello);
+    Control::Ping { nonce: 6 }.encode(&mut hello);
+    server.handle_datagram(START, &segment(Command::Wask, 0, 128, 0, 0, 0, &hello)).unwrap();
+    let mut now = START;
+    for _ in 0..20 {
+        server.probe_path();
+        let mut buf = vec![];
+        while server.poll_transmit(now, crate::Framing::default(), &mut buf).is_some() {}
+        let Some(next) = server.poll_timeout() else { break };
+        assert!(next > now, "due, and not sent");
+        now = next;
+    }
+}

@@ -186,3 +186,22 @@ fn discarded_input_is_acknowledged() {
     let header = output(&mut end, at(0))[0][0].0;
     assert_eq!((header.cmd, header.una.value(), header.wnd), (Ack, 100, 4));
 }
+
+#[test]
+fn acknowledged_and_never_delivered_is_no_progress_while_the_peer_has_room() {
+    // Found by simulation: a peer that was restarted acknowledged what it could not deliver, for ever.
+    for (wnd, expected) in [(100, Some(CloseReason::UserTimeout)), (0, None)] {
+        let config = quiet().user_timeout(Some(Duration::from_secs(5))).zero_window_timeout(None);
+        let mut end = super::util::lone(config);
+        let at = Timestamp::from_millis;
+        end.write(at(0), b"x").unwrap();
+        super::util::output(&mut end, at(0));
+        let ack = super::util::segment(crate::wire::Command::Ack, 0, wnd, 0, 0, 0, b"");
+        end.handle_datagram(at(10), &ack).unwrap();
+        super::util::output(&mut end, at(10));
+        end.handle_timeout(at(5009));
+        assert_eq!(end.close_reason(), None);
+        end.handle_timeout(at(5010));
+        assert_eq!(end.close_reason(), expected, "window {wnd}");
+    }
+}
