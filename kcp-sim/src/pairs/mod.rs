@@ -591,8 +591,9 @@ impl<'a> Sim<'a> {
                 let alone = peer.session.as_ref().is_none_or(Session::is_closed);
                 // A peer that has gone without a word is found by the idle timeout, if there is one.
                 let helpless = alone && (end.drawn.idle.is_none() || end.app.gone());
-                // Damage may have acknowledged what never came: plain KCP cannot know.
-                let lost = !pair.trusted && now > self.healed_at.unwrap_or(now) + 30_000_000;
+                // Damage may have acknowledged what never came, and so may a plain peer that was restarted; a limit on that is
+                // the user timeout.
+                let lost = (!pair.trusted || (pair.restarted && end.drawn.patience.is_none())) && now > self.healed_at.unwrap_or(now) + 30_000_000;
                 // Nobody tells a plain peer of the end; what was said was heard.
                 let content = end.app.is_content(peer.app.written)
                     && (alone || peer.app.is_content(end.app.written) || peer.app.gone());
@@ -651,6 +652,7 @@ impl<'a> Sim<'a> {
                 let heard_all = end.app.read >= peer.app.written;
                 let listening = !end.app.gone() && !matches!(end.app.appetite, Appetite::Never);
                 let reason = end.session.as_ref().and_then(Session::close_reason);
+                let listening = listening && self.healed_at.is_some();
                 if reason == Some(CloseReason::Finished) && listening && pair.trusted && !heard_all && !pair.restarted {
                     return Err(format!("finished, but read {} of {} ({who})", end.app.read, peer.app.written));
                 }
