@@ -112,7 +112,7 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
 
 /// One direction of a path, and whether it can be trusted to leave payloads alone.
 pub(crate) fn link(dice: &mut Dice, raw: bool, features: &mut Features) -> LinkConfig {
-    let mut link = LinkConfig::ideal();
+    let mut link = LinkConfig { delay: Duration::from_micros(50), ..LinkConfig::ideal() };
     if note(features, dice.coin(), "delay") {
         link.delay = Duration::from_micros(dice.log(50, 750_000));
     }

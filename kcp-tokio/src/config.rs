@@ -29,6 +29,7 @@ pub struct KcpConfig {
     pub(crate) send_budget: usize,
     pub(crate) max_sessions_per_ip: Option<usize>,
     pub(crate) filter: Filter,
+    pub(crate) seed: Option<u64>,
     #[cfg(feature = "layers")]
     pub(crate) layers: Option<LayersConfig>,
     /// What a builder method was given and cannot be: told where the configuration is used.
@@ -73,6 +74,7 @@ impl From<SessionConfig> for KcpConfig {
             send_budget: 1 << 30,
             max_sessions_per_ip: None,
             filter: Filter::default(),
+            seed: None,
             #[cfg(feature = "layers")]
             layers: None,
             #[cfg(feature = "layers")]
@@ -164,6 +166,14 @@ impl KcpConfig {
     #[must_use]
     pub fn filter(mut self, judge: impl Fn(SocketAddr) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Filter(Some(Arc::new(judge)));
+        self
+    }
+
+    /// For simulations only: conversation ids, tokens and nonces come from this seed and are the same every time, so that whoever
+    /// knows it can forge them. Default none: they come from the operating system.
+    #[must_use]
+    pub fn predictable(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 

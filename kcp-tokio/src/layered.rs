@@ -10,7 +10,7 @@ use kcp_layers::{Frame, LayerStats, Layers, LayersConfig, OpenError, Opened, Sea
 
 use crate::config::KcpConfig;
 use crate::driver::Packet;
-use crate::shard::random_bytes;
+use crate::entropy::Entropy;
 
 /// Times what came from an address that it is told at most before it has proven itself, as the core's own limit, which
 /// does not know of headers and parity.
@@ -33,8 +33,8 @@ pub(crate) struct Layered {
 }
 
 impl Layered {
-    fn new(config: &LayersConfig, held: bool) -> io::Result<Self> {
-        let mut layers = Layers::new(config, random_bytes()?);
+    fn new(config: &LayersConfig, held: bool, entropy: &Entropy) -> io::Result<Self> {
+        let mut layers = Layers::new(config, entropy.bytes()?);
         layers.hold_parity(held);
         Ok(Self { layers, received: 0, sent: 0, held })
     }
@@ -114,21 +114,21 @@ pub(crate) struct Front {
 
 impl Front {
     /// What the configuration asks for.
-    pub(crate) fn of(config: &KcpConfig) -> io::Result<Option<Self>> {
-        config.layers.as_ref().map(Self::new).transpose()
+    pub(crate) fn of(config: &KcpConfig, entropy: &Entropy) -> io::Result<Option<Self>> {
+        config.layers.as_ref().map(|layers| Self::new(layers, entropy)).transpose()
     }
 
-    fn new(config: &LayersConfig) -> io::Result<Self> {
+    fn new(config: &LayersConfig, entropy: &Entropy) -> io::Result<Self> {
         let mut bare = LayersConfig::new();
         if let Some(crypt) = config.encryption() {
             bare = bare.crypt(crypt.clone());
         }
-        Ok(Self { config: config.clone(), answers: Mutex::new(Layers::new(&bare, random_bytes()?)) })
+        Ok(Self { config: config.clone(), answers: Mutex::new(Layers::new(&bare, entropy.bytes()?)) })
     }
 
     /// The layers of a new session; one that a peer has opened is held from the first packet on.
-    pub(crate) fn session(&self, passive: bool) -> io::Result<Box<Layered>> {
-        Layered::new(&self.config, passive).map(Box::new)
+    pub(crate) fn session(&self, passive: bool, entropy: &Entropy) -> io::Result<Box<Layered>> {
+        Layered::new(&self.config, passive, entropy).map(Box::new)
     }
 
     /// Decrypts a packet in place.

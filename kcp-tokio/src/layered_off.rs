@@ -9,6 +9,7 @@ use kcp_core::Timestamp;
 
 use crate::config::KcpConfig;
 use crate::driver::Packet;
+use crate::entropy::Entropy;
 
 #[derive(Debug)]
 pub(crate) enum Layered {}
@@ -39,11 +40,11 @@ impl Layered {
 pub(crate) enum Front {}
 
 impl Front {
-    pub(crate) fn of(_: &KcpConfig) -> io::Result<Option<Self>> {
+    pub(crate) fn of(_: &KcpConfig, _: &Entropy) -> io::Result<Option<Self>> {
         Ok(None)
     }
 
-    pub(crate) fn session(&self, _: bool) -> io::Result<Box<Layered>> {
+    pub(crate) fn session(&self, _: bool, _: &Entropy) -> io::Result<Box<Layered>> {
         match *self {}
     }
 

@@ -27,6 +27,7 @@ mod config;
 mod connect;
 mod driver;
 mod endpoint;
+mod entropy;
 mod error;
 mod halfopen;
 mod halves;

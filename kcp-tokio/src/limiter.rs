@@ -1,6 +1,6 @@
 //! How many answers go to datagrams of no session: few in all, fewer to one address, since it may be a victim's.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
 use kcp_core::Timestamp;
@@ -15,20 +15,19 @@ const SLOTS: usize = 16_384;
 /// A token bucket, and a table of addresses answered last; two that share a slot share its limit.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    hash: RandomState,
+    /// Secret, lest strangers choose whom they share a slot with.
+    key: u64,
     /// Microseconds of credit: an answer costs `1_000_000 / RATE`.
     credit: u64,
     since: Timestamp,
     answered: Vec<Option<Timestamp>>,
 }
 
-impl Default for Limiter {
-    fn default() -> Self {
-        Self { hash: RandomState::new(), credit: 1_000_000, since: Timestamp::ZERO, answered: Vec::new() }
-    }
-}
-
 impl Limiter {
+    pub(crate) const fn new(key: u64) -> Self {
+        Self { key, credit: 1_000_000, since: Timestamp::ZERO, answered: Vec::new() }
+    }
+
     /// Whether an answer may go to this address now; it is taken for sent.
     pub(crate) fn permit(&mut self, to: SocketAddr, now: Timestamp) -> bool {
         let elapsed = u64::try_from(now.saturating_since(self.since).as_micros()).unwrap_or(u64::MAX);
@@ -40,8 +39,10 @@ impl Limiter {
         if self.answered.is_empty() {
             self.answered = vec![None; SLOTS];
         }
+        let mut hash = DefaultHasher::new();
+        (self.key, to).hash(&mut hash);
         #[allow(clippy::cast_possible_truncation, reason = "a slot's number")]
-        let index = self.hash.hash_one(to) as usize % SLOTS;
+        let index = hash.finish() as usize % SLOTS;
         let Some(slot) = self.answered.get_mut(index) else { return false };
         if slot.is_some_and(|last| now.saturating_since(last).as_micros() < u128::from(PER_ADDRESS)) {
             return false;
@@ -59,7 +60,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_a_second_and_ten_per_address() {
-        let mut limiter = Limiter::default();
+        let mut limiter = Limiter::new(5);
         let ip = |n: u32| SocketAddr::from((Ipv4Addr::from_bits(n), 9));
         let at = Timestamp::from_micros;
         assert!(limiter.permit(ip(1), at(0)));

@@ -122,10 +122,12 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Each session once.
+    /// Each session once, in an order that does not depend on the hash.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         let named = self.sessions.iter().filter(|entry| entry.key().1 == entry.value().conv);
-        named.map(|entry| entry.value().clone()).collect()
+        let mut all: Vec<_> = named.map(|entry| (*entry.key(), entry.value().clone())).collect();
+        all.sort_unstable_by_key(|&(key, _)| key);
+        all.into_iter().map(|(_, session)| session).collect()
     }
 
     fn tombstones(&self) -> std::sync::MutexGuard<'_, Tombstones> {

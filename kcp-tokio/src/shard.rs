@@ -10,11 +10,12 @@ use std::task::{Context, Poll, Waker};
 use futures::task::AtomicWaker;
 use kcp_core::admission::{Epitaph, Opening, answer_for};
 use kcp_core::wire::Segments;
-use kcp_core::{Seed, SessionConfig, Timestamp};
+use kcp_core::{SessionConfig, Timestamp};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::config::KcpConfig;
+use crate::entropy::Entropy;
 use crate::error::KcpError;
 use crate::halfopen::HalfOpen;
 use crate::layered::Front;
@@ -41,6 +42,7 @@ pub(crate) struct Shard {
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) budget: Budget,
+    entropy: Entropy,
     pub(crate) logs: LogLimits,
     /// Datagrams in one transmit run.
     pub(crate) max_run: usize,
@@ -81,11 +83,12 @@ impl Shard {
         accepting: bool,
     ) -> io::Result<Arc<Self>> {
         let mtu = config.session.mtu_bytes();
+        let entropy = Entropy::new(config.seed);
         Ok(Arc::new(Self {
             max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
             socket: RwLock::new(socket),
             session_config: Arc::new(config.inner_session()),
-            front: Front::of(&config)?,
+            front: Front::of(&config, &entropy)?,
             logs: LogLimits::default(),
             budget: Budget::new(config.recv_budget, config.send_budget),
             config,
@@ -96,7 +99,8 @@ impl Shard {
             timers: Mutex::default(),
             accepted: Mutex::new(AcceptQueue { open: accepting, ..AcceptQueue::default() }),
             half_open: Mutex::default(),
-            limiter: Mutex::default(),
+            limiter: Mutex::new(Limiter::new(entropy.u64()?)),
+            entropy,
             per_ip: Mutex::default(),
             idle: Mutex::default(),
             driver: AtomicWaker::new(),
@@ -190,17 +194,17 @@ impl Shard {
         let now = self.now();
         // Random, so that a guess is one in 2^32, and not one that is in use or was lately.
         for _ in 0..64 {
-            let conv = random()? as u32;
+            let conv = self.entropy.u64()? as u32;
             if conv == 0 || self.registry.is_buried(&(peer, conv), now) {
                 continue;
             }
-            let (config, seed) = (self.session_config.clone(), seed()?);
+            let (config, seed) = (self.session_config.clone(), self.entropy.seed()?);
             let core = if lazy || !self.config.connect_probe {
                 kcp_core::Session::connect_lazy(conv, config, seed, now)
             } else {
                 kcp_core::Session::connect(conv, config, seed, now)
             };
-            let layered = self.front.as_ref().map(|front| front.session(false)).transpose()?;
+            let layered = self.front.as_ref().map(|front| front.session(false, &self.entropy)).transpose()?;
             let session = Session::new(self.clone(), peer, core, layered, false);
             if self.registry.insert((peer, conv), &session) {
                 if self.is_dead() {
@@ -269,9 +273,9 @@ impl Shard {
             return in_vain(&self.counters.dropped_filtered);
         }
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
-        let chosen = if conv == 0 { (random().ok()? as u32).max(1) } else { conv };
-        let core = kcp_core::Session::accept(chosen, self.session_config.clone(), seed().ok()?, now);
-        let layered = self.front.as_ref().map(|front| front.session(true)).transpose().ok()?;
+        let chosen = if conv == 0 { (self.entropy.u64().ok()? as u32).max(1) } else { conv };
+        let core = kcp_core::Session::accept(chosen, self.session_config.clone(), self.entropy.seed().ok()?, now);
+        let layered = self.front.as_ref().map(|front| front.session(true, &self.entropy)).transpose().ok()?;
         let session = Session::new(self.clone(), peer, core, layered, true);
         {
             // Nobody else knows it yet.
@@ -493,19 +497,4 @@ impl Shard {
 /// Nothing panics under these locks, so poison means nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn random() -> io::Result<u64> {
-    getrandom::u64().map_err(io::Error::other)
-}
-
-fn seed() -> io::Result<Seed> {
-    random_bytes().map(Seed::from_bytes)
-}
-
-/// From the operating system.
-pub(crate) fn random_bytes() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
 }

@@ -150,7 +150,7 @@ impl<'a> Sim<'a> {
         let raw = dice.chance(0.1) && !calm;
         let chaos = dice.log(100_000, 60_000_000);
         let plans = if calm {
-            let delay = Duration::from_micros(dice.log(1, 100_000));
+            let delay = Duration::from_micros(dice.log(50, 100_000));
             let link = LinkConfig { delay, ..LinkConfig::ideal() };
             [link.clone(), link]
         } else if dice.coin() {
@@ -591,10 +591,10 @@ impl<'a> Sim<'a> {
                 let alone = peer.session.as_ref().is_none_or(Session::is_closed);
                 // A peer that has gone without a word is found by the idle timeout, if there is one.
                 let helpless = alone && (end.drawn.idle.is_none() || end.app.gone());
-                // Damage may have acknowledged what never came, and so may a plain peer that was restarted; a limit on that is
-                // the user timeout.
-                let lost = (!pair.trusted || (pair.restarted && end.drawn.patience.is_none())) && now > self.healed_at.unwrap_or(now) + 30_000_000;
-                // Nobody tells a plain peer of the end; what was said was heard.
+                // Damage may have acknowledged what never came, and so may a plain peer that was restarted; a grave answers;
+                // a stranger may not be answered. What ends that are the timeouts, where there are any.
+                let endless = end.drawn.patience.is_none() && (alone || pair.restarted || !session.is_validated());
+                let lost = (!pair.trusted || endless) && now > self.healed_at.unwrap_or(now) + 60_000_000;
                 let content = end.app.is_content(peer.app.written)
                     && (alone || peer.app.is_content(end.app.written) || peer.app.gone());
                 let plain = !session.is_extended();
@@ -656,7 +656,7 @@ impl<'a> Sim<'a> {
                 if reason == Some(CloseReason::Finished) && listening && pair.trusted && !heard_all && !pair.restarted {
                     return Err(format!("finished, but read {} of {} ({who})", end.app.read, peer.app.written));
                 }
-                if self.calm && pair.trusted && listening && !peer.app.aborted && !heard_all && end.session.is_some()
+                if self.calm && pair.trusted && listening && !peer.app.aborted && !heard_all && peer.lost_data != Some(true) && end.session.is_some()
                     && reason != Some(CloseReason::Reset) && !pair.ends.iter().any(|end| end.drawn.odd_timeouts)
                 {
                     return Err(format!(
