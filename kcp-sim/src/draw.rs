@@ -27,6 +27,8 @@ pub(crate) fn note(features: &mut Features, there: bool, name: &'static str) -> 
 pub(crate) struct Drawn {
     pub(crate) config: SessionConfig,
     pub(crate) idle: Option<Duration>,
+    pub(crate) user: Option<Duration>,
+    pub(crate) zero_window: Option<Duration>,
     /// The longest of the limits that end a session in which nothing goes forward; none: it may wait for ever.
     pub(crate) patience: Option<Duration>,
     pub(crate) send_window: u32,
@@ -107,7 +109,7 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         odd_timeouts = note(features, true, "odd timeouts");
     }
     let patience = [idle, user, zero].into_iter().try_fold(Duration::ZERO, |most, limit| Some(most.max(limit?)));
-    Drawn { config, idle, patience, send_window, interval: drawn_interval, odd_timeouts }
+    Drawn { config, idle, user, zero_window: zero, patience, send_window, interval: drawn_interval, odd_timeouts }
 }
 
 /// One direction of a path, and whether it can be trusted to leave payloads alone.

@@ -1,0 +1,622 @@
+//! The stack's world: a server, clients and a network, all tasks of one thread under paused time.
+
+mod socket;
+mod talk;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kcp_netsim::{LinkConfig, Loss, SimNet};
+use kcp_tokio::layers::{Cipher, Crypt};
+use kcp_tokio::{KcpConfig, KcpEndpoint};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, advance, sleep, timeout};
+
+use crate::dice::Dice;
+use crate::draw::{self, Features, healed, mix, note};
+use crate::trace::Trace;
+use socket::{Faults, Watched, lock};
+use talk::{Plan, Said, at_most, converse, word};
+
+/// After the healing, until every conversation has ended.
+const CONVERGENCE: Duration = Duration::from_secs(240);
+/// After the last, until nothing lives.
+const SILENCE: Duration = Duration::from_secs(180);
+
+/// What all tasks share: the trace, the ledger, what broke first.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    trace: Mutex<Trace>,
+    began: Instant,
+    broken: Mutex<Option<String>>,
+    /// Conversations, by number: to the server, from it.
+    ledger: Mutex<BTreeMap<u64, [Said; 2]>>,
+    healed: watch::Sender<bool>,
+    over: AtomicBool,
+    /// No new conversations.
+    stopped: AtomicBool,
+    /// Errors are not expected.
+    calm: bool,
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn note(&self, who: u32, what: &'static str, numbers: [u64; 3]) {
+        let now = self.now();
+        lock(&self.trace).add(now, who, what, numbers);
+    }
+
+    fn packet(&self, who: u32, datagram: &[u8]) {
+        let now = self.now();
+        let mut trace = lock(&self.trace);
+        trace.add_bytes(datagram);
+        trace.add(now, who, "packet", [datagram.len() as u64, 0, 0]);
+    }
+
+    fn failure(&self, who: u32, what: &'static str, error: &io::Error) {
+        self.note(who, what, [0; 3]);
+        self.note(who, word(error), [0; 3]);
+        if self.calm {
+            self.broken(format!("{what} although nothing is wrong: {error}"));
+        }
+    }
+
+    fn broken(&self, what: String) {
+        lock(&self.broken).get_or_insert(what);
+    }
+
+    fn is_healed(&self) -> bool {
+        *self.healed.borrow()
+    }
+
+    async fn healed(&self) {
+        let mut healed = self.healed.subscribe();
+        let _ = healed.wait_for(|healed| *healed).await;
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn is_known(&self, id: u64) -> bool {
+        lock(&self.ledger).contains_key(&id)
+    }
+
+    fn ledger<R>(&self, id: u64, to_server: bool, f: impl FnOnce(&mut Said) -> R) -> R {
+        f(&mut lock(&self.ledger).entry(id).or_default()[usize::from(!to_server)])
+    }
+}
+
+pub(crate) fn run(seed: u64, trace: &mut Trace, features: &mut Features) -> Result<u64, String> {
+    let runtime =
+        Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|error| error.to_string())?;
+    let mut lent = Trace::new(false);
+    std::mem::swap(trace, &mut lent);
+    let slot = Slot::default();
+    let result = runtime.block_on(world(seed, lent, features, &slot));
+    drop(runtime);
+    if let Some(shared) = lock(&slot).take() {
+        std::mem::swap(trace, &mut *lock(&shared.trace));
+    }
+    let panic = crate::panics::last();
+    if panic.is_empty() { result } else { Err(format!("panic: {panic}")) }
+}
+
+type Slot = Mutex<Option<Arc<Shared>>>;
+
+/// An endpoint and its socket; both are new after a restart.
+#[derive(Clone, Debug)]
+struct Process {
+    endpoint: Arc<KcpEndpoint>,
+    socket: Arc<Watched>,
+}
+
+/// Starts processes, again and again.
+#[derive(Clone, Debug)]
+struct Host {
+    net: SimNet,
+    who: u32,
+    addr: SocketAddr,
+    config: KcpConfig,
+    /// Received and unread, written and not acknowledged.
+    budgets: (usize, usize),
+    mtu: usize,
+    faults: Faults,
+    shared: Arc<Shared>,
+    process: Arc<Mutex<Option<Process>>>,
+    seed: Arc<Mutex<u64>>,
+}
+
+impl Host {
+    fn start(&self) -> Result<(), String> {
+        let seed = {
+            let mut seed = lock(&self.seed);
+            *seed = mix(seed.wrapping_add(1));
+            *seed
+        };
+        let socket =
+            Watched::bind(&self.net, self.who, self.addr, self.mtu, self.faults, &self.shared, seed ^ 1)
+                .map_err(|error| format!("cannot bind {}: {error}", self.addr))?;
+        let config = self.config.clone().predictable(seed ^ 2);
+        let endpoint = KcpEndpoint::from_socket(socket.clone(), config)
+            .map_err(|error| format!("cannot start an endpoint: {error}: {:?}", self.config))?;
+        *lock(&self.process) = Some(Process { endpoint: Arc::new(endpoint), socket });
+        Ok(())
+    }
+
+    /// As kill -9, and the same again.
+    fn restart(&self) -> Result<(), String> {
+        self.shared.note(self.who, "restart", [0; 3]);
+        if let Some(process) = lock(&self.process).take() {
+            process.socket.kill();
+        }
+        self.start()
+    }
+
+    fn endpoint(&self) -> Option<Arc<KcpEndpoint>> {
+        lock(&self.process).as_ref().map(|process| process.endpoint.clone())
+    }
+}
+
+#[derive(Copy, Clone, Debug)]
+enum Event {
+    Partition(usize, u64),
+    Nat(usize),
+    Path,
+    ReceiveError(usize),
+    Restart(usize),
+    /// Nobody runs for so long.
+    Stall(u64),
+    Garbage(usize),
+}
+
+async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) -> Result<u64, String> {
+    let mut dice = Dice::new(mix(seed) ^ 0x57AC_4000);
+    let calm = note(features, dice.chance(0.1), "calm");
+    let shared = Arc::new(Shared {
+        trace: Mutex::new(trace),
+        began: Instant::now(),
+        broken: Mutex::new(None),
+        ledger: Mutex::new(BTreeMap::new()),
+        healed: watch::channel(false).0,
+        over: AtomicBool::new(false),
+        stopped: AtomicBool::new(false),
+        calm,
+    });
+    *lock(slot) = Some(shared.clone());
+    let chaos = dice.log(200_000, 30_000_000);
+    let message = note(features, dice.chance(0.3), "message mode");
+    let plain = note(features, dice.chance(0.15), "plain peers");
+    let layers = Layering::draw(&mut dice, features);
+    let raw = layers.authenticates && !calm && dice.coin();
+    let link = if calm {
+        LinkConfig { delay: Duration::from_micros(dice.log(50, 50_000)), ..LinkConfig::ideal() }
+    } else {
+        draw::link(&mut dice, raw, features)
+    };
+    let net = SimNet::new(link.clone(), dice.u64());
+    let clients = dice.pick(&[1, 1, 2, 3, 5]) as usize;
+    note(features, clients > 1, "several clients");
+    let faults = Faults {
+        error: if !calm && note(features, dice.chance(0.2), "send errors") { dice.unit() * 0.3 } else { 0.0 },
+        full: if !calm && note(features, dice.chance(0.2), "full sockets") { dice.unit() * 0.1 } else { 0.0 },
+    };
+    let mut bounds = Bounds { mss: u64::MAX, window: u64::MAX, interval: 0, buffer: u64::MAX };
+    let mut hosts = Vec::new();
+    for who in 0..=clients as u32 {
+        let drawn = draw::session(&mut dice, !message, features);
+        let (config, mtu, budgets) = bounds.endpoint(&mut dice, drawn, calm, plain, &layers, message, features);
+        let addr = if who == 0 {
+            SocketAddr::from(([10, 0, 0, 1], 4000))
+        } else {
+            SocketAddr::from(([10, 0, 1, who as u8], 5000))
+        };
+        let host = Host {
+            net: net.clone(),
+            who,
+            addr,
+            config,
+            budgets,
+            mtu,
+            faults,
+            shared: shared.clone(),
+            process: Arc::default(),
+            seed: Arc::new(Mutex::new(dice.u64())),
+        };
+        host.start()?;
+        hosts.push(host);
+    }
+    let most = bounds.most();
+    let mut tasks = JoinSet::new();
+    let handlers = Arc::new(Mutex::new(Vec::new()));
+    let talk = Talk { calm, plain, message, mss: bounds.mss, most };
+    let accepting =
+        tokio::spawn(accept(hosts[0].clone(), talk, dice.u64(), handlers.clone()));
+    for host in &hosts[1..] {
+        let sessions = dice.pick(&[1, 1, 2, 4]);
+        tasks.spawn(dial(host.clone(), hosts[0].addr, sessions, chaos, talk, dice.u64()));
+    }
+    let events = if calm { Vec::new() } else { events(&mut dice, clients, chaos, features) };
+    let restarts = events.iter().any(|(_, event)| matches!(event, Event::Restart(_)));
+    let dark = !calm && note(features, dice.chance(0.15), "blackout");
+    tasks.spawn(chaotic(hosts.clone(), events, chaos, dark, link, dice.u64()));
+    let watched = tokio::spawn(watch_bounds(hosts.clone()));
+    let limit = Duration::from_micros(chaos) + CONVERGENCE;
+    let ended = timeout(limit, async {
+        while let Some(done) = tasks.join_next().await {
+            done.map_err(|error| error.to_string())??;
+        }
+        // Whoever was accepted ends, too.
+        loop {
+            let next = lock(&handlers).pop();
+            let Some(next): Option<JoinHandle<()>> = next else { return Ok::<(), String>(()) };
+            next.await.map_err(|error| error.to_string())?;
+        }
+    })
+    .await;
+    let broken = lock(&shared.broken).take();
+    if let Some(broken) = broken {
+        return Err(broken);
+    }
+    ended.map_err(|_| format!("conversations go on {} s after the network has healed", CONVERGENCE.as_secs()))??;
+    shared.over.store(true, Ordering::Relaxed);
+    shared.note(0, "over", [0; 3]);
+    accepting.abort();
+    watched.abort();
+    silence(&hosts).await?;
+    check_ledger(&shared, restarts)?;
+    let lasted = shared.now();
+    drop(hosts);
+    drop(net);
+    // Sockets may answer for their last session for a moment.
+    sleep(Duration::from_secs(5)).await;
+    let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    if alive > 0 {
+        return Err(format!("{alive} tasks are left when all is over"));
+    }
+    let broken = lock(&shared.broken).take();
+    broken.map_or(Ok(lasted), Err)
+}
+
+/// Encryption and error correction of a whole world.
+#[derive(Debug, Default)]
+struct Layering {
+    fec: Option<(u8, u8)>,
+    crypt: Option<Crypt>,
+    authenticates: bool,
+}
+
+impl Layering {
+    fn draw(dice: &mut Dice, features: &mut Features) -> Self {
+        if !note(features, dice.chance(0.3), "layers") {
+            return Self::default();
+        }
+        let fec = dice.maybe(0.7, |dice| (dice.range(1, 10) as u8, dice.range(1, 4) as u8));
+        let cipher = dice.pick(&[Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::Aes128, Cipher::Salsa20]);
+        let crypt = dice
+            .maybe(0.7, |dice| {
+                let key: Vec<u8> = (0..cipher.key_len()).map(|_| dice.u64() as u8).collect();
+                Crypt::new(cipher, &key).ok()
+            })
+            .flatten();
+        note(features, fec.is_some(), "error correction");
+        note(features, crypt.is_some(), "encryption");
+        let authenticates = crypt.is_some() && cipher.authenticates();
+        Self { fec, crypt, authenticates }
+    }
+
+    fn apply(&self, mut config: KcpConfig) -> KcpConfig {
+        if let Some((data, parity)) = self.fec {
+            config = config.fec(data, parity);
+        }
+        if let Some(crypt) = &self.crypt {
+            config = config.crypt(crypt.clone());
+        }
+        config
+    }
+}
+
+/// What the narrowest configuration lets through.
+#[derive(Copy, Clone, Debug)]
+struct Bounds {
+    mss: u64,
+    window: u64,
+    interval: u64,
+    buffer: u64,
+}
+
+impl Bounds {
+    #[allow(clippy::too_many_arguments, reason = "everything is drawn")]
+    fn endpoint(
+        &mut self,
+        dice: &mut Dice,
+        drawn: draw::Drawn,
+        calm: bool,
+        plain: bool,
+        layers: &Layering,
+        message: bool,
+        features: &mut Features,
+    ) -> (KcpConfig, usize, (usize, usize)) {
+        let mut config = drawn.config;
+        let mtu = config.mtu_bytes().max(if layers.fec.is_some() || layers.crypt.is_some() { 150 } else { 50 });
+        let window = config.recv_window_segments().max(if message { 32 } else { 4 });
+        let send_window = drawn.send_window.max(4);
+        let buffers = config.buffers();
+        let (recv, send) = (buffers.received.max(65_536), buffers.sent.max(1024));
+        // Everything ends some time; and nothing before the patience of who waits for the healing.
+        let least = if calm { draw::ms(60_000) } else { Duration::ZERO };
+        config = config
+            .mtu(mtu)
+            .recv_window(window)
+            .send_window(send_window)
+            .recv_buffer(recv)
+            .send_buffer(send)
+            .idle_timeout(Some(drawn.idle.unwrap_or(draw::ms(30_000)).max(least)))
+            .user_timeout(Some(drawn.user.unwrap_or(draw::ms(60_000)).max(least)))
+            .zero_window_timeout(Some(drawn.zero_window.unwrap_or(draw::ms(120_000)).max(least)))
+            .extensions(!plain);
+        if calm {
+            config = config.keepalive(Some(draw::ms(10_000))).dead_link(1000).linger(draw::ms(60_000));
+            config = config.connect_timeout(draw::ms(20_000));
+        }
+        self.mss = self.mss.min(config.mss() as u64 - if mtu >= 150 { 90 } else { 0 });
+        self.window = self.window.min(u64::from(window.min(send_window)));
+        self.interval = self.interval.max(drawn.interval.as_micros() as u64);
+        self.buffer = self.buffer.min(send as u64);
+        let mut config = KcpConfig::from(config);
+        let mut budgets = (1 << 30, 1 << 30);
+        if !message && note(features, dice.chance(0.15), "small budgets") {
+            budgets = (dice.log(20_000, 1_000_000) as usize, dice.log(20_000, 1_000_000) as usize);
+            config = config.recv_budget(budgets.0).send_budget(budgets.1);
+        }
+        if !calm && note(features, dice.chance(0.1), "small backlog") {
+            config = config.backlog(dice.range(1, 3) as usize).half_open(dice.range(1, 10) as usize);
+        }
+        (layers.apply(config), mtu, budgets)
+    }
+
+    /// Bytes that go through within half a minute.
+    fn most(&self) -> u64 {
+        let window = self.window.min(self.buffer / self.mss.max(1)).max(1);
+        (self.mss.min(self.buffer) * window).saturating_mul((30_000_000 / (30_000 + self.interval)).max(1))
+    }
+}
+
+/// How conversations are drawn.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Talk {
+    calm: bool,
+    plain: bool,
+    message: bool,
+    mss: u64,
+    most: u64,
+}
+
+type Handlers = Arc<Mutex<Vec<JoinHandle<()>>>>;
+
+async fn accept(server: Host, talk: Talk, seed: u64, handlers: Handlers) {
+    let mut dice = Dice::new(seed);
+    loop {
+        let Some(endpoint) = server.endpoint() else {
+            sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        let polls = dice.maybe(0.2, |dice| dice.below(3));
+        match at_most(polls, endpoint.accept()).await {
+            None => sleep(Duration::from_millis(dice.below(3))).await,
+            Some(Ok((stream, _))) => {
+                let plan = Plan::draw(&mut dice, &talk);
+                let task = converse(stream, None, false, plan, server.shared.clone(), dice.u64());
+                lock(&handlers).push(tokio::spawn(task));
+            }
+            // Killed: the next process has an endpoint of its own.
+            Some(Err(_)) => sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+async fn dial(
+    client: Host,
+    server: SocketAddr,
+    sessions: u64,
+    chaos: u64,
+    talk: Talk,
+    seed: u64,
+) -> Result<(), String> {
+    let mut dice = Dice::new(seed);
+    let shared = client.shared.clone();
+    let mut talks = JoinSet::new();
+    for n in 0..sessions {
+        sleep(Duration::from_micros(dice.below(chaos / sessions.max(1) + 1))).await;
+        let id = mix(seed ^ n) | 1;
+        let Some(endpoint) = client.endpoint().filter(|_| !shared.is_stopped()) else { continue };
+        let plan = Plan::draw(&mut dice, &talk);
+        let connected = if dice.chance(0.2) {
+            Some(endpoint.connect_lazy(server))
+        } else {
+            let polls = dice.maybe(if talk.calm { 0.0 } else { 0.1 }, |dice| dice.below(4));
+            at_most(polls, endpoint.connect(server)).await
+        };
+        let stream = match connected {
+            None => {
+                shared.note(client.who, "connect dropped", [0; 3]);
+                continue;
+            }
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
+                shared.failure(client.who, "connect failed", &error);
+                continue;
+            }
+        };
+        shared.ledger(id, true, |_| ());
+        let task = converse(stream, Some(id), true, plan, shared.clone(), dice.u64());
+        if dice.coin() {
+            task.await;
+        } else {
+            talks.spawn(task);
+        }
+    }
+    while let Some(done) = talks.join_next().await {
+        done.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn events(dice: &mut Dice, clients: usize, chaos: u64, features: &mut Features) -> Vec<(u64, Event)> {
+    let mut events = Vec::new();
+    let mut some = |dice: &mut Dice, p: f64, name: &'static str, draw: &mut dyn FnMut(&mut Dice) -> Event| {
+        if note(features, dice.chance(p), name) {
+            for _ in 0..dice.range(1, 3) {
+                events.push((dice.below(chaos), draw(dice)));
+            }
+        }
+    };
+    let client = |dice: &mut Dice| 1 + dice.below(clients as u64) as usize;
+    some(dice, 0.3, "partitions", &mut |dice| Event::Partition(client(dice), dice.log(1000, 20_000_000)));
+    some(dice, 0.3, "NAT rebinding", &mut |dice| Event::Nat(client(dice)));
+    some(dice, 0.2, "path changes", &mut |_| Event::Path);
+    some(dice, 0.2, "receive errors", &mut |dice| Event::ReceiveError(dice.below(clients as u64 + 1) as usize));
+    some(dice, 0.12, "server restart", &mut |_| Event::Restart(0));
+    some(dice, 0.12, "client restart", &mut |dice| Event::Restart(client(dice)));
+    some(dice, 0.2, "stalls", &mut |dice| Event::Stall(dice.log(1000, 15_000_000)));
+    some(dice, 0.2, "garbage", &mut |dice| Event::Garbage(dice.below(clients as u64 + 1) as usize));
+    events.sort_by_key(|&(at, _)| at);
+    events
+}
+
+/// Lets everything happen, then heals the network, or cuts it for good.
+async fn chaotic(
+    hosts: Vec<Host>,
+    events: Vec<(u64, Event)>,
+    chaos: u64,
+    dark: bool,
+    link: LinkConfig,
+    seed: u64,
+) -> Result<(), String> {
+    let mut dice = Dice::new(seed);
+    let (net, shared) = (hosts[0].net.clone(), hosts[0].shared.clone());
+    let server = hosts[0].addr;
+    let mut nats = 0u16;
+    for (at, event) in events {
+        sleep(Duration::from_micros(at.saturating_sub(shared.now()))).await;
+        match event {
+            Event::Partition(i, time) => {
+                shared.note(i as u32, "partition", [time, 0, 0]);
+                let (net, addr) = (net.clone(), hosts[i].addr);
+                net.partition(addr, server);
+                sleep(Duration::from_micros(time.min(chaos.saturating_sub(at)))).await;
+                net.heal();
+            }
+            Event::Nat(i) => {
+                nats += 1;
+                shared.note(i as u32, "new address", [u64::from(nats), 0, 0]);
+                net.rebind(hosts[i].addr, SocketAddr::from(([10, 9, 0, i as u8], 20_000 + nats)));
+            }
+            Event::Path => {
+                let mut link = link.clone();
+                link.delay = Duration::from_micros(dice.log(50, 500_000));
+                link.rate = dice.maybe(0.3, |dice| dice.log(8_000, 10_000_000));
+                shared.note(0, "path change", [link.delay.as_micros() as u64, 0, 0]);
+                net.set_all(&link);
+            }
+            Event::ReceiveError(i) => {
+                shared.note(i as u32, "receive error", [0; 3]);
+                net.inject_receive_error(hosts[i].addr, io::ErrorKind::ConnectionReset.into());
+            }
+            Event::Restart(i) => hosts[i].restart()?,
+            Event::Stall(time) => {
+                shared.note(0, "stall", [time, 0, 0]);
+                advance(Duration::from_micros(time)).await;
+            }
+            Event::Garbage(i) => {
+                let bytes: Vec<u8> = (0..dice.below(200)).map(|_| dice.u64() as u8).collect();
+                shared.note(i as u32, "garbage", [bytes.len() as u64, 0, 0]);
+                net.inject(SocketAddr::from(([10, 7, 7, 7], 7)), hosts[i].addr, &bytes);
+            }
+        }
+    }
+    sleep(Duration::from_micros(chaos.saturating_sub(shared.now()))).await;
+    net.heal();
+    if dark {
+        shared.note(0, "blackout", [0; 3]);
+        net.set_all(&LinkConfig { loss: Loss::Uniform(1.0), ..healed() });
+        shared.stopped.store(true, Ordering::Relaxed);
+    } else {
+        shared.note(0, "heal", [0; 3]);
+        net.set_all(&healed());
+    }
+    shared.healed.send_replace(true);
+    Ok(())
+}
+
+/// What endpoints hold stays within their budgets.
+async fn watch_bounds(hosts: Vec<Host>) {
+    let shared = hosts[0].shared.clone();
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        for host in &hosts {
+            let Some(endpoint) = host.endpoint() else { continue };
+            let (stats, (received, sent)) = (endpoint.stats(), host.budgets);
+            let spare = stats.sessions as usize * 65_536;
+            if stats.unread_bytes as usize > received + spare {
+                shared.broken(format!("{} bytes unread, {received} are allowed", stats.unread_bytes));
+            }
+            if stats.unacked_bytes as usize > sent + spare {
+                shared.broken(format!("{} bytes not acknowledged, {sent} are allowed", stats.unacked_bytes));
+            }
+        }
+    }
+}
+
+/// Nothing lives, and nothing is held.
+async fn silence(hosts: &[Host]) -> Result<(), String> {
+    for host in hosts {
+        let Some(endpoint) = host.endpoint() else { continue };
+        endpoint.stop_accepting();
+        if timeout(SILENCE, endpoint.wait_idle()).await.is_err() {
+            let sessions = endpoint.sessions();
+            let stats: Vec<_> = sessions.iter().map(|session| (session.conv(), session.stats())).collect();
+            return Err(format!("sessions live on {} s after the last stream: {stats:?}", SILENCE.as_secs()));
+        }
+    }
+    // Entries of timers and queues go with what they were for.
+    sleep(Duration::from_secs(1)).await;
+    for host in hosts {
+        let Some(endpoint) = host.endpoint() else { continue };
+        let stats = endpoint.stats();
+        if (stats.sessions, stats.half_open) != (0, 0) {
+            return Err(format!("{} sessions, {} half open, of none", stats.sessions, stats.half_open));
+        }
+    }
+    Ok(())
+}
+
+/// Who was told that everything was delivered was told the truth.
+fn check_ledger(shared: &Shared, restarts: bool) -> Result<(), String> {
+    for (id, both) in lock(&shared.ledger).iter() {
+        for said in both {
+            let natural = !said.read.is_empty() && said.read.iter().all(|&(_, natural)| natural);
+            let all = said.read.iter().any(|&(read, _)| read == said.written);
+            if said.shutdown_ok && natural && !all && !restarts {
+                return Err(format!("shutdown of {id:x} was Ok at {} bytes, read were {:?}", said.written, said.read));
+            }
+            if shared.calm && !all {
+                return Err(format!("nothing was wrong, but of {} bytes of {id:x} {:?} were read", said.written, said.read));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! One end of a conversation: what it says names itself, so that whoever hears it can check it.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use kcp_tokio::{KcpStream, OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use crate::dice::Dice;
+use crate::draw::{differs, fill, mix};
+use crate::stack::{Shared, Talk};
+
+/// What an end means to do, drawn from the conversation's number.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    total: u64,
+    chunk: (u64, u64),
+    gap: u64,
+    /// (bytes, pause) of a slow reader.
+    slow: Option<(u64, u64)>,
+    /// Reads only when the network has healed.
+    never: bool,
+    /// Drops the stream after so long, whatever is under way.
+    leave: Option<Duration>,
+    abort: bool,
+    /// Drops the writing half instead of awaiting its shutdown.
+    drop_half: bool,
+    /// Nobody tells the end of a stream.
+    plain: bool,
+    /// Chance that an operation is dropped at one of its first polls.
+    cancel: f64,
+}
+
+impl Plan {
+    pub(super) fn draw(dice: &mut Dice, talk: &Talk) -> Self {
+        let Talk { calm, plain, message, mss, most } = *talk;
+        let chunk = match dice.below(3) {
+            0 => (1, 20),
+            1 => (1, 1500),
+            _ => (1, 40_000),
+        };
+        let chunk = if message { (1, chunk.1.min(mss * 8)) } else { chunk };
+        let total = dice.log(1, 60_000).min(chunk.1 * 150).min(most);
+        Self {
+            total,
+            chunk,
+            gap: if dice.coin() { 0 } else { dice.log(1, 200) },
+            slow: dice.maybe(0.2, |dice| (dice.log(50, 20_000), dice.log(1, 100))),
+            never: dice.chance(0.08),
+            leave: dice.maybe(if calm { 0.0 } else { 0.15 }, |dice| Duration::from_millis(dice.log(1, 20_000))),
+            abort: dice.coin(),
+            drop_half: dice.chance(0.3),
+            plain,
+            cancel: if dice.coin() { 0.0 } else { dice.unit() * 0.5 },
+        }
+    }
+}
+
+/// What one end of a conversation has done, as its peer's checker sees it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    pub(super) written: u64,
+    /// The end of the stream was announced, or the stream dropped.
+    pub(super) shut: bool,
+    pub(super) shutdown_ok: bool,
+    /// How much each reader of it got, and whether it read to the end or an error by itself.
+    pub(super) read: Vec<(u64, bool)>,
+}
+
+/// Conversation `id`, direction to the server or from it.
+pub(super) const fn stream_of(id: u64, to_server: bool) -> u64 {
+    mix(id ^ if to_server { 0x5EED } else { 0xF00D })
+}
+
+/// Byte `at` of what is said: the number of the conversation, then whatever follows from it.
+fn say(id: u64, to_server: bool, at: u64, buf: &mut [u8]) {
+    fill(stream_of(id, to_server), at, buf);
+    for (i, byte) in buf.iter_mut().enumerate().take_while(|(i, _)| at + (*i as u64) < 8) {
+        *byte = id.to_le_bytes()[(at + i as u64) as usize];
+    }
+}
+
+/// Polls a future so many times; none if it was not ready by then, and is dropped.
+pub(super) async fn at_most<F: Future>(polls: Option<u64>, future: F) -> Option<F::Output> {
+    let Some(mut left) = polls else { return Some(future.await) };
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+fn cut(dice: &mut Dice, chance: f64) -> Option<u64> {
+    dice.maybe(chance, |dice| dice.below(3))
+}
+
+/// Lives one end until it is over, by whatever reason; what is found wrong is told to `shared`.
+pub(super) async fn converse(stream: KcpStream, id: Option<u64>, to_server: bool, plan: Plan, shared: Arc<Shared>, seed: u64) {
+    let stats = stream.stats();
+    shared.note(u32::from(!to_server), "talks", [u64::from(stream.conv()), stats.bytes_received, 0]);
+    let leave = plan.leave;
+    let abort = plan.abort;
+    let known = std::sync::Mutex::new(id);
+    let handle = shared.clone();
+    let (reader, writer) = stream.into_split();
+    let talk = async {
+        let mut read = pin!(listen(reader, &known, to_server, plan.clone(), shared.clone(), seed ^ 1));
+        // A server learns from the first bytes what it is asked.
+        let mut write = pin!(async {
+            let id = loop {
+                let id = *super::socket::lock(&known);
+                if let Some(id) = id {
+                    break Some(id);
+                }
+                if shared.is_over() {
+                    break None;
+                }
+                sleep(Duration::from_millis(50)).await;
+            };
+            match id {
+                Some(id) => speak(writer, id, to_server, plan.clone(), shared.clone(), seed ^ 2).await,
+                None => drop(writer),
+            }
+        });
+        let (mut heard, mut said) = (None, false);
+        poll_fn(|cx| {
+            if heard.is_none()
+                && let Poll::Ready(result) = read.as_mut().poll(cx)
+            {
+                heard = Some(result);
+                // Who never says who it is will not be answered.
+                if super::socket::lock(&known).is_none() {
+                    return Poll::Ready(());
+                }
+            }
+            if !said && write.as_mut().poll(cx).is_ready() {
+                said = true;
+            }
+            if heard.is_some() && said { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        heard.unwrap_or((0, false))
+    };
+    let (read, natural) = match leave {
+        None => talk.await,
+        Some(after) => match timeout(after, talk).await {
+            Ok(heard) => heard,
+            Err(_) => {
+                let id = *super::socket::lock(&known);
+                if let Some(id) = id {
+                    handle.ledger(id, to_server, |said| said.shut = true);
+                }
+                handle.note(u32::from(!to_server), if abort { "left" } else { "dropped" }, [0; 3]);
+                (0, false)
+            }
+        },
+    };
+    let id = *super::socket::lock(&known);
+    if let Some(id) = id {
+        handle.ledger(id, !to_server, |said| said.read.push((read, natural)));
+    }
+}
+
+async fn speak(mut writer: OwnedWriteHalf, id: u64, to_server: bool, plan: Plan, shared: Arc<Shared>, seed: u64) {
+    let mut dice = Dice::new(seed);
+    let who = u32::from(!to_server);
+    let mut at = 0;
+    let total = plan.total + 8;
+    while at < total {
+        let len = dice.range(plan.chunk.0, plan.chunk.1).max(if at == 0 { 8 } else { 1 }).min(total - at);
+        let mut buf = vec![0; len as usize];
+        say(id, to_server, at, &mut buf);
+        // Before: what is taken may be read before this task runs again.
+        shared.ledger(id, to_server, |said| said.written = at + len);
+        let polls = cut(&mut dice, plan.cancel);
+        match at_most(polls, writer.write(&buf)).await {
+            None => {
+                shared.note(who, "write dropped", [at, 0, 0]);
+                tokio::task::yield_now().await;
+            }
+            Some(Ok(n)) if n == 0 || n > buf.len() => {
+                return shared.broken(format!("a write of {len} bytes took {n}"));
+            }
+            Some(Ok(n)) => at += n as u64,
+            Some(Err(error)) => {
+                shared.failure(who, "write failed", &error);
+                shared.ledger(id, to_server, |said| said.written = at);
+                return;
+            }
+        }
+        shared.ledger(id, to_server, |said| said.written = at);
+        if plan.gap > 0 && !shared.is_healed() {
+            sleep(Duration::from_millis(plan.gap)).await;
+        }
+        if dice.chance(0.05)
+            && let Err(error) = writer.flush().await
+        {
+            return shared.failure(who, "flush failed", &error);
+        }
+    }
+    shared.ledger(id, to_server, |said| said.shut = true);
+    if plan.drop_half {
+        return;
+    }
+    loop {
+        let polls = cut(&mut dice, plan.cancel);
+        match at_most(polls, writer.shutdown()).await {
+            None => tokio::task::yield_now().await,
+            Some(Ok(())) => {
+                shared.note(who, "shutdown", [at, 0, 0]);
+                return shared.ledger(id, to_server, |said| said.shutdown_ok = true);
+            }
+            Some(Err(error)) => return shared.failure(who, "shutdown failed", &error),
+        }
+        if dice.chance(0.5) {
+            // Something else meanwhile.
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// How much was read, and whether to the end, or an error.
+async fn listen(
+    mut reader: OwnedReadHalf,
+    known: &std::sync::Mutex<Option<u64>>,
+    to_server: bool,
+    plan: Plan,
+    shared: Arc<Shared>,
+    seed: u64,
+) -> (u64, bool) {
+    let mut dice = Dice::new(seed);
+    let who = u32::from(!to_server);
+    let mut at = 0u64;
+    let mut head = Vec::new();
+    let mut buf = vec![0; 16_384];
+    if plan.never && super::socket::lock(known).is_some() {
+        shared.healed().await;
+    }
+    loop {
+        let size = plan.slow.map_or(buf.len(), |(size, _)| (size as usize).min(16_384));
+        let polls = cut(&mut dice, plan.cancel);
+        if plan.plain {
+            if let Some(id) = *super::socket::lock(known) {
+                let said = shared.ledger(id, !to_server, |said| said.clone());
+                if said.shut && at == said.written {
+                    return (at, true);
+                }
+            }
+        }
+        let read = at_most(polls, reader.read(&mut buf[..size]));
+        let read = if plan.plain { timeout(Duration::from_secs(1), read).await.ok().flatten() } else { read.await };
+        let n = match read {
+            None => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Some(Ok(n)) => n,
+            Some(Err(error)) => {
+                if error.kind() == ErrorKind::WouldBlock {
+                    shared.broken("an awaited read says WouldBlock".into());
+                }
+                shared.failure(who, "read failed", &error);
+                return (at, true);
+            }
+        };
+        let mut data = &buf[..n];
+        if n == 0 {
+            shared.note(who, "end", [at, 0, 0]);
+            if let Some(id) = *super::socket::lock(known) {
+                let said = shared.ledger(id, !to_server, |said| said.clone());
+                if !said.shut || at != said.written {
+                    shared.broken(format!(
+                        "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x})",
+                        said.written, said.shut
+                    ));
+                }
+            }
+            return (at, true);
+        }
+        if (at as usize) < 8 {
+            let take = data.len().min(8 - at as usize);
+            head.extend_from_slice(&data[..take]);
+            data = &data[take..];
+            at += take as u64;
+            if let Some(id) = head.first_chunk().map(|id| u64::from_le_bytes(*id)) {
+                let mut known = super::socket::lock(known);
+                if known.is_some_and(|known| known != id) || !shared.is_known(id) {
+                    shared.broken(format!("a conversation {id:x} that nobody began"));
+                    return (at, false);
+                }
+                *known = Some(id);
+            }
+        }
+        if let Some(id) = *super::socket::lock(known) {
+            if let Some(wrong) = differs(stream_of(id, !to_server), at, data) {
+                shared.broken(format!("byte {wrong} of conversation {id:x} is wrong"));
+                return (at, false);
+            }
+            at += data.len() as u64;
+            let written = shared.ledger(id, !to_server, |said| said.written);
+            if at > written {
+                shared.broken(format!("{at} bytes were read, {written} written"));
+                return (at, false);
+            }
+        }
+        if let Some((_, pause)) = plan.slow
+            && !shared.is_healed()
+        {
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+}
+
+/// An error's kind in a word.
+pub(super) fn word(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::TimedOut => "timed out",
+        ErrorKind::ConnectionReset => "reset",
+        ErrorKind::ConnectionRefused => "refused",
+        ErrorKind::ConnectionAborted => "aborted",
+        ErrorKind::BrokenPipe => "broken pipe",
+        ErrorKind::NotConnected => "not connected",
+        ErrorKind::UnexpectedEof => "unexpected end",
+        _ => "other",
+    }
+}
