@@ -166,6 +166,20 @@ impl Host {
         self.start()
     }
 
+    /// Its sessions, for people.
+    fn alive(&self) -> String {
+        let sessions = self.endpoint().map(|endpoint| endpoint.sessions()).unwrap_or_default();
+        let one = |session: &kcp_tokio::SessionHandle| {
+            let stats = session.stats();
+            format!(
+                " {} ({} in flight, {} unsent, {} unread, window {})",
+                session.conv(), stats.in_flight, stats.unsent_bytes, stats.unread_bytes, stats.peer_window
+            )
+        };
+        let all: String = sessions.iter().map(one).collect();
+        format!("{}:{all}", self.who)
+    }
+
     fn endpoint(&self) -> Option<Arc<KcpEndpoint>> {
         lock(&self.process).as_ref().map(|process| process.endpoint.clone())
     }
@@ -271,7 +285,10 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
     if let Some(broken) = broken {
         return Err(broken);
     }
-    ended.map_err(|_| format!("conversations go on {} s after the network has healed", CONVERGENCE.as_secs()))??;
+    ended.map_err(|_| {
+        let alive: Vec<String> = hosts.iter().map(Host::alive).collect();
+        format!("conversations go on {} s after the network has healed: {}", CONVERGENCE.as_secs(), alive.join("; "))
+    })??;
     shared.over.store(true, Ordering::Relaxed);
     shared.note(0, "over", [0; 3]);
     accepting.abort();
@@ -419,7 +436,7 @@ async fn accept(server: Host, talk: Talk, seed: u64, handlers: Handlers) {
             None => sleep(Duration::from_millis(dice.below(3))).await,
             Some(Ok((stream, _))) => {
                 let plan = Plan::draw(&mut dice, &talk);
-                let task = converse(stream, None, false, plan, server.shared.clone(), dice.u64());
+                let task = converse(stream, server.who, None, plan, server.shared.clone(), dice.u64());
                 lock(&handlers).push(tokio::spawn(task));
             }
             // Killed: the next process has an endpoint of its own.
@@ -462,7 +479,7 @@ async fn dial(
             }
         };
         shared.ledger(id, true, |_| ());
-        let task = converse(stream, Some(id), true, plan, shared.clone(), dice.u64());
+        let task = converse(stream, client.who, Some(id), plan, shared.clone(), dice.u64());
         if dice.coin() {
             task.await;
         } else {
@@ -587,9 +604,7 @@ async fn silence(hosts: &[Host]) -> Result<(), String> {
         let Some(endpoint) = host.endpoint() else { continue };
         endpoint.stop_accepting();
         if timeout(SILENCE, endpoint.wait_idle()).await.is_err() {
-            let sessions = endpoint.sessions();
-            let stats: Vec<_> = sessions.iter().map(|session| (session.conv(), session.stats())).collect();
-            return Err(format!("sessions live on {} s after the last stream: {stats:?}", SILENCE.as_secs()));
+            return Err(format!("sessions live on {} s after the last stream: {}", SILENCE.as_secs(), host.alive()));
         }
     }
     // Entries of timers and queues go with what they were for.

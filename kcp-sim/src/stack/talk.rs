@@ -64,7 +64,11 @@ impl Plan {
 /// What one end of a conversation has done, as its peer's checker sees it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Said {
+    /// Taken for sure, and at most.
+    pub(super) taken: u64,
     pub(super) written: u64,
+    /// The stream was dropped in the middle of something.
+    pub(super) left: bool,
     /// The end of the stream was announced, or the stream dropped.
     pub(super) shut: bool,
     pub(super) shutdown_ok: bool,
@@ -105,16 +109,25 @@ fn cut(dice: &mut Dice, chance: f64) -> Option<u64> {
 }
 
 /// Lives one end until it is over, by whatever reason; what is found wrong is told to `shared`.
-pub(super) async fn converse(stream: KcpStream, id: Option<u64>, to_server: bool, plan: Plan, shared: Arc<Shared>, seed: u64) {
+pub(super) async fn converse(
+    stream: KcpStream,
+    who: u32,
+    id: Option<u64>,
+    plan: Plan,
+    shared: Arc<Shared>,
+    seed: u64,
+) {
+    // Clients have numbers, the server has none.
+    let to_server = who != 0;
     let stats = stream.stats();
-    shared.note(u32::from(!to_server), "talks", [u64::from(stream.conv()), stats.bytes_received, 0]);
+    shared.note(who, "talks", [u64::from(stream.conv()), stats.bytes_received, 0]);
     let leave = plan.leave;
     let abort = plan.abort;
     let known = std::sync::Mutex::new(id);
     let handle = shared.clone();
     let (reader, writer) = stream.into_split();
     let talk = async {
-        let mut read = pin!(listen(reader, &known, to_server, plan.clone(), shared.clone(), seed ^ 1));
+        let mut read = pin!(listen(reader, &known, who, plan.clone(), shared.clone(), seed ^ 1));
         // A server learns from the first bytes what it is asked.
         let mut write = pin!(async {
             let id = loop {
@@ -128,7 +141,7 @@ pub(super) async fn converse(stream: KcpStream, id: Option<u64>, to_server: bool
                 sleep(Duration::from_millis(50)).await;
             };
             match id {
-                Some(id) => speak(writer, id, to_server, plan.clone(), shared.clone(), seed ^ 2).await,
+                Some(id) => speak(writer, id, who, plan.clone(), shared.clone(), seed ^ 2).await,
                 None => drop(writer),
             }
         });
@@ -158,9 +171,9 @@ pub(super) async fn converse(stream: KcpStream, id: Option<u64>, to_server: bool
             Err(_) => {
                 let id = *super::socket::lock(&known);
                 if let Some(id) = id {
-                    handle.ledger(id, to_server, |said| said.shut = true);
+                    handle.ledger(id, to_server, |said| (said.shut, said.left) = (true, true));
                 }
-                handle.note(u32::from(!to_server), if abort { "left" } else { "dropped" }, [0; 3]);
+                handle.note(who, if abort { "left" } else { "dropped" }, [0; 3]);
                 (0, false)
             }
         },
@@ -171,9 +184,9 @@ pub(super) async fn converse(stream: KcpStream, id: Option<u64>, to_server: bool
     }
 }
 
-async fn speak(mut writer: OwnedWriteHalf, id: u64, to_server: bool, plan: Plan, shared: Arc<Shared>, seed: u64) {
+async fn speak(mut writer: OwnedWriteHalf, id: u64, who: u32, plan: Plan, shared: Arc<Shared>, seed: u64) {
     let mut dice = Dice::new(seed);
-    let who = u32::from(!to_server);
+    let to_server = who != 0;
     let mut at = 0;
     let total = plan.total + 8;
     while at < total {
@@ -191,7 +204,10 @@ async fn speak(mut writer: OwnedWriteHalf, id: u64, to_server: bool, plan: Plan,
             Some(Ok(n)) if n == 0 || n > buf.len() => {
                 return shared.broken(format!("a write of {len} bytes took {n}"));
             }
-            Some(Ok(n)) => at += n as u64,
+            Some(Ok(n)) => {
+                at += n as u64;
+                shared.ledger(id, to_server, |said| said.taken = at);
+            }
             Some(Err(error)) => {
                 shared.failure(who, "write failed", &error);
                 shared.ledger(id, to_server, |said| said.written = at);
@@ -233,14 +249,14 @@ async fn speak(mut writer: OwnedWriteHalf, id: u64, to_server: bool, plan: Plan,
 async fn listen(
     mut reader: OwnedReadHalf,
     known: &std::sync::Mutex<Option<u64>>,
-    to_server: bool,
+    who: u32,
     plan: Plan,
     shared: Arc<Shared>,
     seed: u64,
 ) -> (u64, bool) {
     let mut dice = Dice::new(seed);
-    let who = u32::from(!to_server);
-    let mut at = 0u64;
+    let to_server = who != 0;
+    let (mut at, mut silent) = (0u64, 0);
     let mut head = Vec::new();
     let mut buf = vec![0; 16_384];
     if plan.never && super::socket::lock(known).is_some() {
@@ -249,16 +265,23 @@ async fn listen(
     loop {
         let size = plan.slow.map_or(buf.len(), |(size, _)| (size as usize).min(16_384));
         let polls = cut(&mut dice, plan.cancel);
-        if plan.plain {
-            if let Some(id) = *super::socket::lock(known) {
-                let said = shared.ledger(id, !to_server, |said| said.clone());
-                if said.shut && at == said.written {
-                    return (at, true);
-                }
+        // Plain peers, and those whose hellos were lost, do not tell the end.
+        if silent >= if plan.plain { 1 } else { 20 }
+            && let Some(id) = *super::socket::lock(known)
+        {
+            let said = shared.ledger(id, !to_server, |said| said.clone());
+            if said.shut && at == said.written {
+                return (at, true);
             }
         }
         let read = at_most(polls, reader.read(&mut buf[..size]));
-        let read = if plan.plain { timeout(Duration::from_secs(1), read).await.ok().flatten() } else { read.await };
+        let read = match timeout(Duration::from_secs(1), read).await {
+            Ok(read) => read,
+            Err(_) => {
+                silent += 1;
+                continue;
+            }
+        };
         let n = match read {
             None => {
                 tokio::task::yield_now().await;
@@ -273,12 +296,16 @@ async fn listen(
                 return (at, true);
             }
         };
+        silent = 0;
         let mut data = &buf[..n];
         if n == 0 {
             shared.note(who, "end", [at, 0, 0]);
             if let Some(id) = *super::socket::lock(known) {
                 let said = shared.ledger(id, !to_server, |said| said.clone());
-                if !said.shut || at != said.written {
+                // Whoever did not hear who it is was dropped, which is an end.
+                let unheard = at == 0 && said.written == 0;
+                let whole = at == said.written || (said.left && at >= said.taken);
+                if !unheard && !(said.shut && whole) {
                     shared.broken(format!(
                         "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x})",
                         said.written, said.shut
