@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Recv(RecvArgs),
     /// Relay UDP through an emulated network.
     Relay(RelayArgs),
+    /// Simulate whole lives of sessions in virtual time, each drawn from a seed, and check every promise.
+    Sim(SimArgs),
 }
 
 /// Which numbers a session runs with.
@@ -171,6 +173,28 @@ pub(crate) struct RelayArgs {
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) r#for: Option<Duration>,
     /// One JSON object at the end instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SimArgs {
+    /// How many.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+    /// The first.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) from: u64,
+    /// The protocol core alone. Default: three of four seeds.
+    #[arg(long)]
+    pub(crate) core: bool,
+    /// The async stack alone. Default: every fourth seed.
+    #[arg(long)]
+    pub(crate) stack: bool,
+    /// Print everything that happens to standard error; one seed at a time.
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// One JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
 }

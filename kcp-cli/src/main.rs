@@ -8,6 +8,7 @@ mod recv;
 mod relay;
 mod report;
 mod send;
+mod sim;
 mod transfer;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ async fn main() -> ExitCode {
         Command::Send(args) => send::run(args).await,
         Command::Recv(args) => recv::run(args).await,
         Command::Relay(args) => relay::run(args).await,
+        Command::Sim(args) => tokio::task::block_in_place(|| sim::run(&args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -132,3 +132,13 @@ pub(crate) fn progress(total: u64, quiet: bool) -> indicatif::ProgressBar {
     indicatif::ProgressBar::new(total)
         .with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
 }
+
+/// A bar that counts things, hidden where nobody would see it.
+pub(crate) fn counter(total: u64, quiet: bool) -> indicatif::ProgressBar {
+    if quiet {
+        return indicatif::ProgressBar::hidden();
+    }
+    let style = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
+    indicatif::ProgressBar::new(total)
+        .with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+}

@@ -19,6 +19,7 @@ use crate::stack::{Shared, Talk};
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     total: u64,
+    most: u64,
     chunk: (u64, u64),
     gap: u64,
     /// (bytes, pause) of a slow reader.
@@ -48,6 +49,7 @@ impl Plan {
         let total = dice.log(1, 60_000).min(chunk.1 * 150).min(most);
         Self {
             total,
+            most: most.max(1),
             chunk,
             gap: if dice.coin() { 0 } else { dice.log(1, 200) },
             slow: dice.maybe(0.2, |dice| (dice.log(50, 20_000), dice.log(1, 100))),
@@ -188,13 +190,14 @@ async fn speak(mut writer: OwnedWriteHalf, id: u64, who: u32, plan: Plan, shared
     let mut dice = Dice::new(seed);
     let to_server = who != 0;
     let mut at = 0;
-    let total = plan.total + 8;
+    // A repeated beginning may reach a restarted server, which then says the same again.
+    let total = 8 + if to_server { plan.total } else { mix(id) % plan.most.min(3000) };
     while at < total {
         let len = dice.range(plan.chunk.0, plan.chunk.1).max(if at == 0 { 8 } else { 1 }).min(total - at);
         let mut buf = vec![0; len as usize];
         say(id, to_server, at, &mut buf);
         // Before: what is taken may be read before this task runs again.
-        shared.ledger(id, to_server, |said| said.written = at + len);
+        shared.ledger(id, to_server, |said| said.written = said.written.max(at + len));
         let polls = cut(&mut dice, plan.cancel);
         match at_most(polls, writer.write(&buf)).await {
             None => {
@@ -206,15 +209,12 @@ async fn speak(mut writer: OwnedWriteHalf, id: u64, who: u32, plan: Plan, shared
             }
             Some(Ok(n)) => {
                 at += n as u64;
-                shared.ledger(id, to_server, |said| said.taken = at);
+                shared.ledger(id, to_server, |said| said.taken = said.taken.max(at));
             }
             Some(Err(error)) => {
-                shared.failure(who, "write failed", &error);
-                shared.ledger(id, to_server, |said| said.written = at);
-                return;
+                return shared.failure(who, "write failed", &error);
             }
         }
-        shared.ledger(id, to_server, |said| said.written = at);
         if plan.gap > 0 && !shared.is_healed() {
             sleep(Duration::from_millis(plan.gap)).await;
         }
@@ -224,7 +224,7 @@ async fn speak(mut writer: OwnedWriteHalf, id: u64, who: u32, plan: Plan, shared
             return shared.failure(who, "flush failed", &error);
         }
     }
-    shared.ledger(id, to_server, |said| said.shut = true);
+    shared.ledger(id, to_server, |said| (said.shut, said.written) = (true, at));
     if plan.drop_half {
         return;
     }
