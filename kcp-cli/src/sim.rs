@@ -127,7 +127,11 @@ pub(crate) fn run(args: &SimArgs) -> Result<()> {
         hash: format!("{:016x}", sum.hash),
         features: sum.features,
     };
-    if args.json { report::json(&report)? } else { print(&report)? }
+    if args.json {
+        report::json(&report)?
+    } else {
+        print(&report)?
+    }
     if failed > 0 {
         bail!("{failed} of {} seeds failed", report.core_seeds + report.stack_seeds);
     }

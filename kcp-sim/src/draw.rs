@@ -108,8 +108,18 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         config = config.linger(ms(dice.log(1, 20_000) - 1));
         odd_timeouts = note(features, true, "odd timeouts");
     }
-    let patience = [idle, user, zero].into_iter().try_fold(Duration::ZERO, |most, limit| Some(most.max(limit?)));
-    Drawn { config, idle, user, zero_window: zero, patience, send_window, interval: drawn_interval, odd_timeouts }
+    let patience =
+        [idle, user, zero].into_iter().try_fold(Duration::ZERO, |most, limit| Some(most.max(limit?)));
+    Drawn {
+        config,
+        idle,
+        user,
+        zero_window: zero,
+        patience,
+        send_window,
+        interval: drawn_interval,
+        odd_timeouts,
+    }
 }
 
 /// One direction of a path, and whether it can be trusted to leave payloads alone.

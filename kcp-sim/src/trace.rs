@@ -21,7 +21,13 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = if self.who.is_multiple_of(2) { "a" } else { "b" };
         let [x, y, z] = self.numbers;
-        write!(f, "{:>13.3} ms  {}{side}  {:<12} {x} {y} {z}", self.at as f64 / 1000.0, self.who / 2, self.what)
+        write!(
+            f,
+            "{:>13.3} ms  {}{side}  {:<12} {x} {y} {z}",
+            self.at as f64 / 1000.0,
+            self.who / 2,
+            self.what
+        )
     }
 }
 

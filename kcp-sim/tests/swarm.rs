@@ -20,7 +20,9 @@ fn all_well(world: World, seeds: impl IntoIterator<Item = u64>) -> BTreeSet<&'st
 #[test]
 fn a_swarm_of_the_core() {
     let features = all_well(World::Core, 0..400);
-    for feature in ["byzantine peer", "blackout", "clock jumps", "restart", "replay", "raw corruption", "message mode"] {
+    for feature in
+        ["byzantine peer", "blackout", "clock jumps", "restart", "replay", "raw corruption", "message mode"]
+    {
         assert!(features.contains(feature), "no seed had {feature}");
     }
 }
@@ -54,8 +56,8 @@ fn seeds_that_once_failed() {
             2,    // Drained after Closed: forgotten data counted as delivered
             19,   // 55 bytes at an mtu of 50: control messages did not look at it
             166,  // a clean end of the stream after an abort: what was not sent looked like all sent
-            259,  // a window counted in the own, smaller segments: the peer was invited to send what was discarded
-            525,  // a hello whose answers were lost: one end waited for the other's acknowledgement of its end for ever
+            259, // a window counted in the own, smaller segments: the peer was invited to send what was discarded
+            525, // a hello whose answers were lost: one end waited for the other's acknowledgement of its end for ever
             2014, // acknowledged, never delivered
             7750, // a repeated hello reached a restarted peer, and kept a session that could go nowhere
             7909, // owed and not allowed: due at once, again and again

@@ -274,7 +274,8 @@ impl Shard {
         }
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
         let chosen = if conv == 0 { (self.entropy.u64().ok()? as u32).max(1) } else { conv };
-        let core = kcp_core::Session::accept(chosen, self.session_config.clone(), self.entropy.seed().ok()?, now);
+        let core =
+            kcp_core::Session::accept(chosen, self.session_config.clone(), self.entropy.seed().ok()?, now);
         let layered = self.front.as_ref().map(|front| front.session(true, &self.entropy)).transpose().ok()?;
         let session = Session::new(self.clone(), peer, core, layered, true);
         {

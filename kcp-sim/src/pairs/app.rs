@@ -162,9 +162,7 @@ impl App {
             closed_told: false,
             dropped: None,
             aborted: false,
-            abort_at: dice
-                .maybe(0.08, |dice| dice.range(0, chaos))
-                .filter(|_| note(features, true, "abort")),
+            abort_at: dice.maybe(0.08, |dice| dice.range(0, chaos)).filter(|_| note(features, true, "abort")),
             datagram_chance: if note(features, dice.chance(0.2), "datagrams") { 0.3 } else { 0.0 },
             datagrams: 0,
             datagrams_ready: false,
@@ -260,7 +258,13 @@ impl App {
     }
 
     /// Does what is due.
-    pub(super) fn act(&mut self, session: &mut Session, now: u64, local: Timestamp, peer: &Peer<'_>) -> Check {
+    pub(super) fn act(
+        &mut self,
+        session: &mut Session,
+        now: u64,
+        local: Timestamp,
+        peer: &Peer<'_>,
+    ) -> Check {
         if self.gone() {
             return Ok(());
         }
@@ -454,9 +458,10 @@ impl App {
     fn datagrams(&mut self, session: &mut Session, peer: &Peer<'_>) -> Check {
         if std::mem::take(&mut self.datagrams_ready) {
             while let Some(data) = session.recv_datagram() {
-                let known = data.first_chunk().map(|id| u32::from_le_bytes(*id)).filter(|&id| {
-                    id < peer.datagrams && data[4..] == datagram(peer.stream, id)[4..]
-                });
+                let known = data
+                    .first_chunk()
+                    .map(|id| u32::from_le_bytes(*id))
+                    .filter(|&id| id < peer.datagrams && data[4..] == datagram(peer.stream, id)[4..]);
                 if peer.trusted && known.is_none() {
                     return Err(format!("an unreliable datagram of {} bytes that nobody sent", data.len()));
                 }

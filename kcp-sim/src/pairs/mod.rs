@@ -368,14 +368,19 @@ impl<'a> Sim<'a> {
             }
             let ends = self.pairs.iter().flat_map(|pair| &pair.ends).filter_map(|end| end.next);
             let arrivals = self.links.iter().filter_map(|link| link.next_due()).map(micros_up);
-            let Some(next) = ends.chain(arrivals).chain(self.schedule.front().map(|&(at, _)| at)).min() else {
+            let Some(next) = ends.chain(arrivals).chain(self.schedule.front().map(|&(at, _)| at)).min()
+            else {
                 break;
             };
             if let Some(at) = self.healed_at
                 && next > at + CONVERGENCE
             {
                 self.now = at + CONVERGENCE;
-                return Err(format!("not over {} s after the network has healed: {}", CONVERGENCE / 1_000_000, self.stuck()));
+                return Err(format!(
+                    "not over {} s after the network has healed: {}",
+                    CONVERGENCE / 1_000_000,
+                    self.stuck()
+                ));
             }
             self.now = self.now.max(next);
             steps += 1;
@@ -462,7 +467,8 @@ impl<'a> Sim<'a> {
                 let datagram = liar.say(self.now);
                 self.trace.add(self.now, id, "inject", [datagram.len() as u64, 0, 0]);
                 self.pairs[pair].ends[side].inbox.push(datagram);
-                self.pairs[pair].ends[side].next = Some(self.now.max(self.pairs[pair].ends[side].stalled_until));
+                self.pairs[pair].ends[side].next =
+                    Some(self.now.max(self.pairs[pair].ends[side].stalled_until));
             }
             Event::Link(way) => {
                 let mut plan = self.plans[way].clone();
@@ -544,7 +550,8 @@ impl<'a> Sim<'a> {
             end.next = Some(end.stalled_until);
             return Ok(());
         }
-        end.services = if end.services.0 == now / 1000 { (now / 1000, end.services.1 + 1) } else { (now / 1000, 1) };
+        end.services =
+            if end.services.0 == now / 1000 { (now / 1000, end.services.1 + 1) } else { (now / 1000, 1) };
         if end.services.1 > SERVICES_PER_MS {
             return Err(format!("spins: {SERVICES_PER_MS} turns within a millisecond"));
         }
@@ -593,7 +600,8 @@ impl<'a> Sim<'a> {
                 let helpless = alone && (end.drawn.idle.is_none() || end.app.gone());
                 // Damage may have acknowledged what never came, and so may a plain peer that was restarted; a grave answers;
                 // a stranger may not be answered. What ends that are the timeouts, where there are any.
-                let endless = end.drawn.patience.is_none() && (alone || pair.restarted || !session.is_validated());
+                let endless =
+                    end.drawn.patience.is_none() && (alone || pair.restarted || !session.is_validated());
                 let lost = (!pair.trusted || endless) && now > self.healed_at.unwrap_or(now) + 60_000_000;
                 let content = end.app.is_content(peer.app.written)
                     && (alone || peer.app.is_content(end.app.written) || peer.app.gone());
@@ -624,7 +632,11 @@ impl<'a> Sim<'a> {
             let limit = idle.max(end.config.connect_timeout_after());
             let limit = since.max(end.heard_at) + micros(limit) * 21 / 20 + 5_000_000;
             if self.now > limit {
-                return Err(format!("silence is no error after {} s ({})", (self.now - since) / 1_000_000, end.who));
+                return Err(format!(
+                    "silence is no error after {} s ({})",
+                    (self.now - since) / 1_000_000,
+                    end.who
+                ));
             }
         }
         Ok(over)
@@ -653,11 +665,26 @@ impl<'a> Sim<'a> {
                 let listening = !end.app.gone() && !matches!(end.app.appetite, Appetite::Never);
                 let reason = end.session.as_ref().and_then(Session::close_reason);
                 let listening = listening && self.healed_at.is_some();
-                if reason == Some(CloseReason::Finished) && listening && pair.trusted && !heard_all && !pair.restarted {
-                    return Err(format!("finished, but read {} of {} ({who})", end.app.read, peer.app.written));
+                if reason == Some(CloseReason::Finished)
+                    && listening
+                    && pair.trusted
+                    && !heard_all
+                    && !pair.restarted
+                {
+                    return Err(format!(
+                        "finished, but read {} of {} ({who})",
+                        end.app.read, peer.app.written
+                    ));
                 }
-                if self.calm && pair.trusted && listening && !peer.app.aborted && !heard_all && peer.lost_data != Some(true) && end.session.is_some()
-                    && reason != Some(CloseReason::Reset) && !pair.ends.iter().any(|end| end.drawn.odd_timeouts)
+                if self.calm
+                    && pair.trusted
+                    && listening
+                    && !peer.app.aborted
+                    && !heard_all
+                    && peer.lost_data != Some(true)
+                    && end.session.is_some()
+                    && reason != Some(CloseReason::Reset)
+                    && !pair.ends.iter().any(|end| end.drawn.odd_timeouts)
                 {
                     return Err(format!(
                         "nothing was wrong, but read {} of {}: {reason:?} ({who})",
@@ -667,7 +694,9 @@ impl<'a> Sim<'a> {
             }
             for end in &mut pair.ends {
                 let (who, now) = (end.who, end.clock.local(self.now));
-                let Some(session) = end.session.as_mut().filter(|session| session.is_closed()) else { continue };
+                let Some(session) = end.session.as_mut().filter(|session| session.is_closed()) else {
+                    continue;
+                };
                 let mut buf = Vec::new();
                 if session.poll_timeout().is_some() {
                     return Err(format!("an ended session has a deadline ({who})"));
@@ -829,7 +858,14 @@ impl End {
     }
 
     /// A datagram, as the driver of a socket tells whose it is.
-    fn receive(&mut self, conv: u32, seed: u64, local: Timestamp, datagram: &[u8], out: &mut Out<'_>) -> Check {
+    fn receive(
+        &mut self,
+        conv: u32,
+        seed: u64,
+        local: Timestamp,
+        datagram: &[u8],
+        out: &mut Out<'_>,
+    ) -> Check {
         self.bytes.0 += datagram.len() as u64;
         self.heard_at = out.now;
         if let Some(epitaph) = &self.epitaph {
@@ -843,7 +879,8 @@ impl End {
         }
         if self.session.is_none() {
             let window = self.config.recv_window_segments();
-            let Some((found, opening)) = first_segment(datagram, window).filter(|&(found, _)| found == conv) else {
+            let Some((found, opening)) = first_segment(datagram, window).filter(|&(found, _)| found == conv)
+            else {
                 return self.answer(answer_for(datagram, None), datagram, out);
             };
             let hello = opening == Opening::Probe && answer_for(datagram, None).is_some();
@@ -890,7 +927,10 @@ impl End {
                 }
                 self.bytes.1 += datagram.len() as u64;
                 if self.role == Role::Listens && !session.is_validated() && self.bytes.1 > 3 * self.bytes.0 {
-                    return Err(format!("{} bytes to an unproven address that sent {}", self.bytes.1, self.bytes.0));
+                    return Err(format!(
+                        "{} bytes to an unproven address that sent {}",
+                        self.bytes.1, self.bytes.0
+                    ));
                 }
                 out.send(self.who, datagram);
             }
@@ -956,7 +996,9 @@ impl End {
 
 fn summary(datagram: &[u8]) -> [u64; 3] {
     let word = |at: usize| {
-        datagram.get(at..at + 4).map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+        datagram
+            .get(at..at + 4)
+            .map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
     };
     [datagram.get(4).map_or(0, |&cmd| u64::from(cmd)), word(12), word(16)]
 }

@@ -101,8 +101,11 @@ impl Shared {
 }
 
 pub(crate) fn run(seed: u64, trace: &mut Trace, features: &mut Features) -> Result<u64, String> {
-    let runtime =
-        Builder::new_current_thread().enable_time().start_paused(true).build().map_err(|error| error.to_string())?;
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(|error| error.to_string())?;
     let mut lent = Trace::new(false);
     std::mem::swap(trace, &mut lent);
     let slot = Slot::default();
@@ -173,7 +176,11 @@ impl Host {
             let stats = session.stats();
             format!(
                 " {} ({} in flight, {} unsent, {} unread, window {})",
-                session.conv(), stats.in_flight, stats.unsent_bytes, stats.unread_bytes, stats.peer_window
+                session.conv(),
+                stats.in_flight,
+                stats.unsent_bytes,
+                stats.unread_bytes,
+                stats.peer_window
             )
         };
         let all: String = sessions.iter().map(one).collect();
@@ -232,7 +239,8 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
     let mut hosts = Vec::new();
     for who in 0..=clients as u32 {
         let drawn = draw::session(&mut dice, !message, features);
-        let (config, mtu, budgets) = bounds.endpoint(&mut dice, drawn, calm, plain, &layers, message, features);
+        let (config, mtu, budgets) =
+            bounds.endpoint(&mut dice, drawn, calm, plain, &layers, message, features);
         let addr = if who == 0 {
             SocketAddr::from(([10, 0, 0, 1], 4000))
         } else {
@@ -257,8 +265,7 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
     let mut tasks = JoinSet::new();
     let handlers = Arc::new(Mutex::new(Vec::new()));
     let talk = Talk { calm, plain, message, mss: bounds.mss, most };
-    let accepting =
-        tokio::spawn(accept(hosts[0].clone(), talk, dice.u64(), handlers.clone()));
+    let accepting = tokio::spawn(accept(hosts[0].clone(), talk, dice.u64(), handlers.clone()));
     for host in &hosts[1..] {
         let sessions = dice.pick(&[1, 1, 2, 4]);
         tasks.spawn(dial(host.clone(), hosts[0].addr, sessions, chaos, talk, dice.u64()));
@@ -287,7 +294,11 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
     }
     ended.map_err(|_| {
         let alive: Vec<String> = hosts.iter().map(Host::alive).collect();
-        format!("conversations go on {} s after the network has healed: {}", CONVERGENCE.as_secs(), alive.join("; "))
+        format!(
+            "conversations go on {} s after the network has healed: {}",
+            CONVERGENCE.as_secs(),
+            alive.join("; ")
+        )
     })??;
     shared.over.store(true, Ordering::Relaxed);
     shared.note(0, "over", [0; 3]);
@@ -368,7 +379,8 @@ impl Bounds {
         features: &mut Features,
     ) -> (KcpConfig, usize, (usize, usize)) {
         let mut config = drawn.config;
-        let mtu = config.mtu_bytes().max(if layers.fec.is_some() || layers.crypt.is_some() { 150 } else { 50 });
+        let mtu =
+            config.mtu_bytes().max(if layers.fec.is_some() || layers.crypt.is_some() { 150 } else { 50 });
         let window = config.recv_window_segments().max(if message { 32 } else { 4 });
         let send_window = drawn.send_window.max(4);
         let buffers = config.buffers();
@@ -505,7 +517,9 @@ fn events(dice: &mut Dice, clients: usize, chaos: u64, features: &mut Features) 
     some(dice, 0.3, "partitions", &mut |dice| Event::Partition(client(dice), dice.log(1000, 20_000_000)));
     some(dice, 0.3, "NAT rebinding", &mut |dice| Event::Nat(client(dice)));
     some(dice, 0.2, "path changes", &mut |_| Event::Path);
-    some(dice, 0.2, "receive errors", &mut |dice| Event::ReceiveError(dice.below(clients as u64 + 1) as usize));
+    some(dice, 0.2, "receive errors", &mut |dice| {
+        Event::ReceiveError(dice.below(clients as u64 + 1) as usize)
+    });
     some(dice, 0.12, "server restart", &mut |_| Event::Restart(0));
     some(dice, 0.12, "client restart", &mut |dice| Event::Restart(client(dice)));
     some(dice, 0.2, "stalls", &mut |dice| Event::Stall(dice.log(1000, 15_000_000)));
@@ -604,7 +618,11 @@ async fn silence(hosts: &[Host]) -> Result<(), String> {
         let Some(endpoint) = host.endpoint() else { continue };
         endpoint.stop_accepting();
         if timeout(SILENCE, endpoint.wait_idle()).await.is_err() {
-            return Err(format!("sessions live on {} s after the last stream: {}", SILENCE.as_secs(), host.alive()));
+            return Err(format!(
+                "sessions live on {} s after the last stream: {}",
+                SILENCE.as_secs(),
+                host.alive()
+            ));
         }
     }
     // Entries of timers and queues go with what they were for.
@@ -626,10 +644,16 @@ fn check_ledger(shared: &Shared, restarts: bool) -> Result<(), String> {
             let natural = !said.read.is_empty() && said.read.iter().all(|&(_, natural)| natural);
             let all = said.read.iter().any(|&(read, _)| read == said.written);
             if said.shutdown_ok && natural && !all && !restarts {
-                return Err(format!("shutdown of {id:x} was Ok at {} bytes, read were {:?}", said.written, said.read));
+                return Err(format!(
+                    "shutdown of {id:x} was Ok at {} bytes, read were {:?}",
+                    said.written, said.read
+                ));
             }
             if shared.calm && !all {
-                return Err(format!("nothing was wrong, but of {} bytes of {id:x} {:?} were read", said.written, said.read));
+                return Err(format!(
+                    "nothing was wrong, but of {} bytes of {id:x} {:?} were read",
+                    said.written, said.read
+                ));
             }
         }
     }

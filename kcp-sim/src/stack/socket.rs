@@ -57,8 +57,7 @@ impl Watched {
         shared: &Arc<Shared>,
         seed: u64,
     ) -> io::Result<Arc<Self>> {
-        let state =
-            State { dice: Dice::new(seed), reader: None, full_until: None, polls: (None, 0) };
+        let state = State { dice: Dice::new(seed), reader: None, full_until: None, polls: (None, 0) };
         Ok(Arc::new(Self {
             who,
             addr,
@@ -91,7 +90,8 @@ impl DatagramSocket for Watched {
             let mut state = lock(&self.state);
             state.reader = Some(cx.waker().clone());
             let now = Instant::now();
-            state.polls = if state.polls.0 == Some(now) { (Some(now), state.polls.1 + 1) } else { (Some(now), 1) };
+            state.polls =
+                if state.polls.0 == Some(now) { (Some(now), state.polls.1 + 1) } else { (Some(now), 1) };
             if state.polls.1 > POLLS {
                 drop(state);
                 self.shared.broken(format!("the driver of socket {} spins", self.who));

@@ -54,7 +54,8 @@ impl Plan {
             gap: if dice.coin() { 0 } else { dice.log(1, 200) },
             slow: dice.maybe(0.2, |dice| (dice.log(50, 20_000), dice.log(1, 100))),
             never: dice.chance(0.08),
-            leave: dice.maybe(if calm { 0.0 } else { 0.15 }, |dice| Duration::from_millis(dice.log(1, 20_000))),
+            leave: dice
+                .maybe(if calm { 0.0 } else { 0.15 }, |dice| Duration::from_millis(dice.log(1, 20_000))),
             abort: dice.coin(),
             drop_half: dice.chance(0.3),
             plain,
