@@ -409,7 +409,8 @@ impl App {
                     self.eof = true;
                     let whole = peer.shut && self.read == peer.written;
                     let idle = session.close_reason() == Some(kcp_core::CloseReason::IdleTimeout);
-                    if peer.trusted && !whole && !(peer.replaced && self.read == 0) && !idle {
+                    let excused = idle || (peer.replaced && self.read == 0);
+                    if peer.trusted && !whole && !excused {
                         return Err(format!(
                             "end of stream at {} of {} bytes, peer shut down: {}",
                             self.read, peer.written, peer.shut

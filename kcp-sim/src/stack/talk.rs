@@ -306,7 +306,8 @@ async fn listen(
                 // Whoever did not hear who it is was dropped, which is an end.
                 let unheard = at == 0 && said.written == 0;
                 let whole = at == said.written || (said.left && at >= said.taken);
-                if !unheard && !(said.shut && whole) {
+                let announced = said.shut && whole;
+                if !unheard && !announced {
                     shared.broken(format!(
                         "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x})",
                         said.written, said.shut
