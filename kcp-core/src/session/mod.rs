@@ -483,7 +483,7 @@ impl Session {
 
     /// Whether the peer has proven that it gets what is sent to its address. Always so for a session that we have dialled.
     #[must_use]
-    pub const fn is_validated(&self) -> bool {
+    pub fn is_validated(&self) -> bool {
         self.engine.is_validated()
     }
 
@@ -708,7 +708,7 @@ impl Session {
 
     /// Retransmission timeout of a segment sent now.
     #[must_use]
-    pub const fn rto(&self) -> Duration {
+    pub fn rto(&self) -> Duration {
         Duration::from_micros(self.engine.rto())
     }
 
