@@ -8,8 +8,8 @@ use crate::congestion::AckInfo;
 use crate::error::InputError;
 use crate::recv::assembler::Received;
 use crate::send::inflight::AckOutcome;
-use crate::stats::bump;
 use crate::seq::Seq;
+use crate::stats::bump;
 use crate::time::Timestamp;
 use crate::wire::{Command, Header, Segments};
 

@@ -47,7 +47,9 @@ impl ReadQueue {
 
     /// Keeps the payload of the next segment in order.
     pub(crate) fn copy(&mut self, payload: &[u8]) -> Bytes {
-        let Some(Unread { chunk, .. }) = self.unread.get_mut() else { return Bytes::copy_from_slice(payload) };
+        let Some(Unread { chunk, .. }) = self.unread.get_mut() else {
+            return Bytes::copy_from_slice(payload);
+        };
         if chunk.capacity() < payload.len() {
             let size = self.bytes.min(MAX_CHUNK).max(payload.len());
             *chunk = BytesMut::with_capacity(size);

@@ -500,7 +500,9 @@ impl Inflight {
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
     /// to the next one after a timeout; `rto` is that of a segment sent now.
     pub(crate) fn resent(&mut self, ts: u32, now: Timestamp, rto: u64, backoff: impl Fn(u64) -> u64) {
-        let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else { return };
+        let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else {
+            return;
+        };
         let order = self.take_order();
         let Some(slot) = self.get_mut(sn) else { return };
         let last = if slot.xmit == 1 { rto } else { slot.rto };

@@ -70,8 +70,7 @@ impl SendQueue {
 
     /// Messages or chunks held: empty messages have no bytes, so memory is bounded by this as well.
     pub(crate) fn entries(&self) -> usize {
-        let gathered =
-            self.gathered.get().map_or(0, |it| it.chunks.len().saturating_add(it.fragments.len()));
+        let gathered = self.gathered.get().map_or(0, |it| it.chunks.len().saturating_add(it.fragments.len()));
         gathered.saturating_add(usize::from(!self.alone.is_empty()))
     }
 
