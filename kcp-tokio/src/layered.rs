@@ -145,7 +145,7 @@ impl Keys {
         match (old.filter(|old| !blank(old)), new.filter(|new| !blank(new))) {
             (None, None) => {}
             (Some(old), Some(new)) if old.is_clone_of(new) => {}
-            (Some(old), Some(new)) => {
+            (Some(old), Some(_)) => {
                 next.former.push((self.current, Arc::downgrade(&self.used), old.clone()));
                 (next.current, next.used) = (self.current.wrapping_add(1), Arc::default());
             }
