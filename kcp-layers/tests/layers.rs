@@ -342,14 +342,16 @@ fn whatever_comes_nothing_grows_past_its_bound() {
                 };
                 let mut packet = seqid.to_le_bytes().to_vec();
                 packet.extend([rng.u8(0xF0..=0xF4), 0, rng.u8(..), rng.u8(..8), 1, 2, 3, 4]);
-                packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(rng.usize(..1400)));
+                let len = rng.usize(..1400);
+                packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(len));
                 packet
             }
             // Parity with a note of a shape that cannot be, or that is enormous, and a checksum that is right.
             2 => {
                 let mut packet = n.wrapping_add(rng.u32(..20)).to_le_bytes().to_vec();
                 packet.extend([0xF2, 0]);
-                packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(rng.usize(..200)));
+                let len = rng.usize(..200);
+                packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(len));
                 packet.extend([0xE1, rng.u8(..), rng.u8(..), rng.u8(..)]);
                 let mut summed = packet[..4].to_vec();
                 summed.extend_from_slice(&packet[6..]);

@@ -70,7 +70,7 @@ impl Pool {
                         Err(error) => last = Some(anyhow!(error)),
                     },
                     Err(error) => {
-                        self.daemon.log.sparing(format_args!("cannot dial {}: {error:#}", self.settings.remote));
+                        self.daemon.log.sparing("dial", format_args!("cannot dial {}: {error:#}", self.settings.remote));
                         last = Some(error);
                     }
                 }
@@ -145,7 +145,7 @@ impl Pool {
         match self.stream().await {
             Err(error) => {
                 local.abort();
-                self.daemon.log.sparing(format_args!("{from} was turned away: {error:#}"));
+                self.daemon.log.sparing("turned away", format_args!("{from} was turned away: {error:#}"));
             }
             Ok((stream, manners)) => {
                 let id = stream.id();

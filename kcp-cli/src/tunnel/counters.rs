@@ -208,7 +208,7 @@ impl Counters {
             let row = std::array::from_fn(|i| if GAUGES.contains(&i) { now[i] } else { now[i].saturating_sub(before[i]) });
             before = now;
             if let Err(error) = append(&pattern, &Zoned::now(), &row) {
-                log.sparing(format_args!("snmplog: {error:#}"));
+                log.sparing("snmplog", format_args!("snmplog: {error:#}"));
             }
         }
     }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn names_with_dates() {
-        let now: Zoned = "2026-03-09T14:05:07+00:00[UTC]".parse().unwrap();
+        let now: Zoned = "2026-03-09T14:05:07+00:00[+00:00]".parse().unwrap();
         for (pattern, expected) in [
             ("./snmp-20060102.log", "./snmp-20260309.log"),
             ("/var/2006/kcp_2006-01-02_15.04.05.csv", "/var/2006/kcp_2026-03-09_14.05.07.csv"),
@@ -291,7 +291,7 @@ mod tests {
     fn a_file_begins_with_its_names() {
         let directory = tempfile::tempdir().unwrap();
         let pattern = directory.path().join("2006.csv").to_str().unwrap().to_owned();
-        let now: Zoned = "2026-03-09T14:05:07+00:00[UTC]".parse().unwrap();
+        let now: Zoned = "2026-03-09T14:05:07+00:00[+00:00]".parse().unwrap();
         let mut row = Row::default();
         row[0] = 17;
         append(&pattern, &now, &row).unwrap();

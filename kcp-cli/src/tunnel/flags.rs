@@ -13,13 +13,15 @@ use serde_json::{Map, Value};
 pub(crate) enum Side {
     /// Listens for TCP and carries it to a server.
     ///
-    /// Flags and file are kcptun's; `-name` means `--name`. A file given with `-c` overrides flags, and is read again at SIGHUP: new
+    /// Flags and file are kcptun's; `-name` means `--name`, and the last of several counts. A file given with `-c` overrides flags, and is read again at SIGHUP: new
     /// sessions follow it, those that live go on. SIGINT and SIGTERM let streams finish, SIGUSR1 logs the counters.
+    #[command(args_override_self = true)]
     Client(Box<ClientFlags>),
     /// Takes what clients carry, to a TCP target.
     ///
-    /// Flags and file are kcptun's; `-name` means `--name`. A file given with `-c` overrides flags, and is read again at SIGHUP: new
+    /// Flags and file are kcptun's; `-name` means `--name`, and the last of several counts. A file given with `-c` overrides flags, and is read again at SIGHUP: new
     /// sessions follow it, those that live go on. SIGINT and SIGTERM let streams finish, SIGUSR1 logs the counters.
+    #[command(args_override_self = true)]
     Server(Box<ServerFlags>),
 }
 

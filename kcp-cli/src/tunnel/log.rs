@@ -1,5 +1,6 @@
 //! The log: lines with a time, to standard error or a file, as kcptun writes them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +21,7 @@ pub(crate) struct Log {
     /// None: standard error.
     file: Mutex<Option<File>>,
     quiet: AtomicBool,
-    sparing: Mutex<Sparing>,
+    sparing: Mutex<BTreeMap<&'static str, Sparing>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,10 +63,11 @@ impl Log {
         }
     }
 
-    /// A line of a kind that strangers can cause: at most one a second.
-    pub(crate) fn sparing(&self, text: fmt::Arguments<'_>) {
+    /// A line of a kind that strangers can cause: at most one of it a second.
+    pub(crate) fn sparing(&self, kind: &'static str, text: fmt::Arguments<'_>) {
         let skipped = {
-            let mut sparing = self.sparing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kinds = self.sparing.lock().unwrap_or_else(PoisonError::into_inner);
+            let sparing = kinds.entry(kind).or_default();
             if sparing.last.is_some_and(|last| last.elapsed() < SPARING) {
                 sparing.skipped += 1;
                 return;

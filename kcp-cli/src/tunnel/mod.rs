@@ -52,7 +52,7 @@ async fn raised(flag: &mut watch::Receiver<bool>) {
 
 /// An error of accepting ends nothing.
 async fn survive(log: &Log, error: &io::Error) {
-    log.sparing(format_args!("cannot accept: {error}"));
+    log.sparing("accept", format_args!("cannot accept: {error}"));
     sleep(RECOVERY).await;
 }
 

@@ -42,9 +42,9 @@ impl Server {
         let (settings, log) = (self.settings(), &self.daemon.log);
         let link = match Link::new(kcp, false, &settings.common, &self.daemon.counters) {
             Ok(link) => link,
-            Err(error) => return log.sparing(format_args!("session from {peer}: {error:#}")),
+            Err(error) => return log.sparing("session", format_args!("session from {peer}: {error:#}")),
         };
-        log.sparing(format_args!("session from {peer}"));
+        log.sparing("begin", format_args!("session from {peer}"));
         let mut stop = self.daemon.stop.subscribe();
         let draining = self.daemon.draining.subscribe();
         loop {
@@ -62,7 +62,7 @@ impl Server {
                     let task = self.clone().stream(settings.clone(), stream, link.manners, peer, streams.clone());
                     tokio::spawn(task);
                 }
-                Err(reason) => return log.sparing(format_args!("session from {peer} has ended: {reason}")),
+                Err(reason) => return log.sparing("end", format_args!("session from {peer} has ended: {reason}")),
             }
         }
     }
@@ -78,7 +78,7 @@ impl Server {
         let (id, log, target) = (stream.id(), &self.daemon.log, &settings.target);
         let late = || io::Error::from(io::ErrorKind::TimedOut);
         match timeout(PATIENCE, target.connect()).await.unwrap_or_else(|_| Err(late())) {
-            Err(error) => log.sparing(format_args!("cannot connect to {target}: {error}")),
+            Err(error) => log.sparing("target", format_args!("cannot connect to {target}: {error}")),
             Ok(connection) => {
                 log.stream(format_args!("stream opened: {peer}, number {id}"));
                 let outcome = pipe::join(connection, stream, manners).await;

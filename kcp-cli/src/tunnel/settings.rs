@@ -346,7 +346,7 @@ mod tests {
             ("--dscp 64", "dscp: 64"),
             ("--rcvwnd 65536", "rcvwnd: 65536 is outside 1..=65535"),
             ("--sndwnd 0", "sndwnd"),
-            ("--mtu 90", "mtu: 90 bytes leave no room"),
+            ("--mtu 80", "mtu: 80 bytes leave no room"),
             ("--ds 200 --ps 56", "datashard and parityshard"),
             ("--ds 255 --ps 1", "datashard: 255"),
             ("--framesize 65536", "framesize"),
