@@ -282,6 +282,8 @@ fn dispatch<'a>(
         let Some(session) = shard.registry.get(&key).or_else(admit) else {
             if packet.datagram.is_none() {
                 count(&shard.counters.dropped_unknown);
+            } else if !shard.is_current_key(packet.key) {
+                count(&shard.counters.dropped_unsealed);
             }
             continue;
         };

@@ -67,6 +67,7 @@ async fn each_session_keeps_the_key_that_it_began_with() {
         let late = endpoint(&net, 20, keyed(cipher, "first"));
         assert!(late.connect(at(2)).await.is_err(), "{cipher}");
         assert!(server.stats().accepted == 3 && server.sessions().len() == 3, "{cipher}");
+        assert!(server.stats().dropped_unsealed > 0, "{cipher}");
         for ((near, far), _) in &mut sessions {
             talk(near, far, b"to the end").await;
         }

@@ -228,7 +228,8 @@ fn append(pattern: &str, now: &Zoned, row: &Row) -> Result<()> {
 }
 
 /// Go's way to write dates, and strftime's. Longer ones first.
-const LAYOUT: [(&str, &str); 22] = [
+const LAYOUT: [(&str, &str); 23] = [
+    ("_2006", "_%Y"),
     ("January", "%B"),
     ("Monday", "%A"),
     ("2006", "%Y"),

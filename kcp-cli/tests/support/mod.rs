@@ -146,7 +146,8 @@ impl Running {
     pub(crate) fn ended(mut self) -> (Option<i32>, String) {
         let begun = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            let log_ended = self.log.lines.lock().unwrap().ended;
+            if let Some(status) = self.child.try_wait().unwrap().filter(|_| log_ended) {
                 return (status.code(), self.log.all());
             }
             assert!(begun.elapsed() < LIMIT, "{}", self.log.all());
