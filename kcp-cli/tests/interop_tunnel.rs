@@ -35,7 +35,9 @@ struct Case {
 
 impl Case {
     fn args(&self) -> Vec<&'static str> {
-        let mut args = vec!["--crypt", self.crypt, "--key", KEY, "--mode", "fast3", "--sndwnd", "1024", "--rcvwnd", "1024"];
+        let mut args = vec![
+            "--crypt", self.crypt, "--key", KEY, "--mode", "fast3", "--sndwnd", "1024", "--rcvwnd", "1024",
+        ];
         args.extend(["--smuxver", if self.smux == 1 { "1" } else { "2" }]);
         if !self.fec {
             args.extend(["--datashard", "0", "--parityshard", "0"]);

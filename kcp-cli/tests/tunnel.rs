@@ -222,14 +222,16 @@ fn a_server_follows_its_file() {
         format!(r#"{{"Listen": "127.0.0.1:0", "target": "{target}", "KEY": "{key}", "smuxver": 2{more}}}"#)
     };
     write(&file, &config(first, KEY, ""));
-    let server = Running::tunnel("server", &["-c", file.to_str().unwrap(), "-l", "wrong", "--key", "overridden"]);
+    let server =
+        Running::tunnel("server", &["-c", file.to_str().unwrap(), "-l", "wrong", "--key", "overridden"]);
     let addr = server.addr();
     let (_old_client, old) = client(addr, &[]);
     let mut stream = connect(old);
     ask(&mut stream, b"before");
 
     // A file that is wrong changes nothing.
-    for wrong in ["{", r#"{"mtu": "x"}"#, r#"{"qpp": true}"#, r#"{"crypt": "null", "listen": "127.0.0.1:0"}"#] {
+    for wrong in ["{", r#"{"mtu": "x"}"#, r#"{"qpp": true}"#, r#"{"crypt": "null", "listen": "127.0.0.1:0"}"#]
+    {
         let from = server.log.len();
         write(&file, wrong);
         server.signal("HUP");
@@ -272,7 +274,9 @@ fn a_client_follows_its_file() {
     let (first, first_addr) = server(echo_server(), &[]);
     let (_second, second_addr) = server(web_server(page.clone()), &["--crypt", "salsa20"]);
     let config = |remote: SocketAddr, crypt: &str| {
-        format!(r#"{{"localaddr": "127.0.0.1:0", "remoteaddr": "{remote}", "key": "{KEY}", "crypt": "{crypt}"}}"#)
+        format!(
+            r#"{{"localaddr": "127.0.0.1:0", "remoteaddr": "{remote}", "key": "{KEY}", "crypt": "{crypt}"}}"#
+        )
     };
     write(&file, &config(first_addr, "aes"));
     let client = Running::tunnel("client", &["-c", file.to_str().unwrap()]);
@@ -357,14 +361,17 @@ fn sessions_expire() {
 
 #[test]
 fn sessions_take_turns_over_a_range_of_ports() {
-    let base = (0..100).map(|_| free_port()).find(|port| (1..3).all(|n| std::net::UdpSocket::bind(local(port + n)).is_ok()));
+    let base = (0..100)
+        .map(|_| free_port())
+        .find(|port| (1..3).all(|n| std::net::UdpSocket::bind(local(port + n)).is_ok()));
     let range = format!("127.0.0.1:{0}-{1}", base.unwrap(), base.unwrap() + 2);
     let target = echo_server().to_string();
     let server = Running::tunnel("server", &["-l", &range, "-t", &target, "--key", KEY]);
     for port in base.unwrap()..base.unwrap() + 3 {
         server.log.wait(&format!("listening on 127.0.0.1:{port}"));
     }
-    let client = Running::tunnel("client", &["-l", "127.0.0.1:0", "-r", &range, "--key", KEY, "--conn", "12"]);
+    let client =
+        Running::tunnel("client", &["-l", "127.0.0.1:0", "-r", &range, "--key", KEY, "--conn", "12"]);
     let addr = client.addr();
     let mut streams: Vec<_> = (0..24).map(|_| connect(addr)).collect();
     for stream in &mut streams {
@@ -373,14 +380,16 @@ fn sessions_take_turns_over_a_range_of_ports() {
     assert_eq!(server.counter("CurrEstab"), 12);
     assert_eq!((client.counter("ActiveOpens"), client.counter("CurrEstab")), (12, 12));
     // One port only, of twelve times three, would be one in 177147.
-    let used = (0..3).filter(|n| client.log.count(&format!("session to 127.0.0.1:{}", base.unwrap() + n)) > 0);
+    let used =
+        (0..3).filter(|n| client.log.count(&format!("session to 127.0.0.1:{}", base.unwrap() + n)) > 0);
     assert!(used.count() > 1, "{}", client.log.all());
 }
 
 #[test]
 fn a_rate_limit_holds() {
     let page = Arc::new(page(600_000));
-    let (server, addr) = server(web_server(page.clone()), &["--ratelimit", "400000", "--nocomp", "--ds", "0"]);
+    let (server, addr) =
+        server(web_server(page.clone()), &["--ratelimit", "400000", "--nocomp", "--ds", "0"]);
     let (_client, addr) = client(addr, &["--nocomp", "--ds", "0"]);
     let begun = Instant::now();
     assert!(download(addr) == *page);
@@ -414,7 +423,8 @@ fn counters_go_to_a_file_with_a_date() {
     let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
     let names = lines.next().unwrap();
     assert_eq!((names.len(), names[0], names[1], names[24]), (25, "Unix", "BytesSent", "FECShortShards"));
-    let rows: Vec<Vec<u64>> = lines.map(|row| row.iter().map(|value| value.parse().unwrap()).collect()).collect();
+    let rows: Vec<Vec<u64>> =
+        lines.map(|row| row.iter().map(|value| value.parse().unwrap()).collect()).collect();
     let established = names.iter().position(|name| *name == "CurrEstab").unwrap();
     assert!(rows.iter().all(|row| row.len() == 25) && rows.last().unwrap()[established] == 1);
     // Each line has what its period has brought: the greeting is in one of them.
@@ -428,7 +438,8 @@ fn unix_sockets_at_both_ends() {
     let (inner, outer) = (directory.path().join("target"), directory.path().join("local"));
     let listener = UnixListener::bind(&inner).unwrap();
     thread::spawn(move || listener.incoming().for_each(|stream| echo(stream.unwrap())));
-    let server = Running::tunnel("server", &["-l", "127.0.0.1:0", "-t", inner.to_str().unwrap(), "--key", KEY]);
+    let server =
+        Running::tunnel("server", &["-l", "127.0.0.1:0", "-t", inner.to_str().unwrap(), "--key", KEY]);
     let remote = server.addr().to_string();
     let path = outer.to_str().unwrap();
     let client = Running::tunnel("client", &["-l", path, "-r", &remote, "--key", KEY]);

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kcp_core::Timestamp;
-use kcp_layers::{Cipher, Crypt, FecConfig, FecLimits, Frame, Layers, LayersConfig, OpenError, Opened, Sealed};
+use kcp_layers::{
+    Cipher, Crypt, FecConfig, FecLimits, Frame, Layers, LayersConfig, OpenError, Opened, Sealed,
+};
 
 const CONV: u32 = 0x1122_3344;
 
@@ -390,7 +392,8 @@ fn whatever_comes_nothing_grows_past_its_bound() {
         assert!(there.stats().fec_held <= limits.max_bytes, "{}", there.stats().fec_held);
     }
     let stats = there.stats();
-    let counted = stats.fec_data_received + stats.fec_parity_received + stats.out_of_band_received + stats.malformed;
+    let counted =
+        stats.fec_data_received + stats.fec_parity_received + stats.out_of_band_received + stats.malformed;
     assert!(counted > 0 && counted <= offered + honest);
     for (count, what) in [
         (stats.malformed, "malformed"),

@@ -278,7 +278,12 @@ fn dispatch<'a>(
             continue;
         };
         let key = (from, conv);
-        let admit = || packet.datagram.filter(|_| shard.is_current_key(packet.key)).and_then(|datagram| shard.admit(key, datagram, now));
+        let admit = || {
+            packet
+                .datagram
+                .filter(|_| shard.is_current_key(packet.key))
+                .and_then(|datagram| shard.admit(key, datagram, now))
+        };
         let Some(session) = shard.registry.get(&key).or_else(admit) else {
             if packet.datagram.is_none() {
                 count(&shard.counters.dropped_unknown);

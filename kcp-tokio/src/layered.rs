@@ -138,8 +138,12 @@ impl Keys {
     /// What a change of the configuration makes of it; none where packets could not be told apart.
     fn next(&self, config: &LayersConfig) -> Option<Self> {
         let (old, new) = (self.config.encryption(), config.encryption());
-        let mut next =
-            Self { config: config.clone(), current: self.current, used: self.used.clone(), former: Vec::new() };
+        let mut next = Self {
+            config: config.clone(),
+            current: self.current,
+            used: self.used.clone(),
+            former: Vec::new(),
+        };
         next.former = self.former.iter().filter(|(_, uses, _)| uses.strong_count() > 0).cloned().collect();
         let blank = |crypt: &&Crypt| crypt.cipher() == Cipher::Null;
         match (old.filter(|old| !blank(old)), new.filter(|new| !blank(new))) {

@@ -17,8 +17,8 @@ use tokio::net::ToSocketAddrs;
 use crate::config::KcpConfig;
 use crate::connect;
 use crate::error::KcpError;
-use crate::handle::SessionHandle;
 use crate::halves::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use crate::handle::SessionHandle;
 use crate::messages::KcpMessages;
 use crate::session::Session;
 

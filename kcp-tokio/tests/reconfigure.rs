@@ -49,8 +49,10 @@ async fn each_session_keeps_the_key_that_it_began_with() {
     for cipher in [Cipher::Aes256, Cipher::Aes128Gcm, Cipher::Salsa20] {
         let net = SimNet::new(LinkConfig::lossy(0.05, Duration::from_millis(10)), 3);
         let server = endpoint(&net, 2, keyed(cipher, "first"));
-        let clients =
-            ["first", "second", "third"].map(|key| (key, keyed(cipher, key).fec(3, 1))).into_iter().enumerate();
+        let clients = ["first", "second", "third"]
+            .map(|key| (key, keyed(cipher, key).fec(3, 1)))
+            .into_iter()
+            .enumerate();
         let mut sessions = Vec::new();
         for (n, (key, config)) in clients {
             if n > 0 {
@@ -150,7 +152,8 @@ async fn a_class_of_service() {
         let mut buf = [0; 2000];
         let mut parts = [IoSliceMut::new(&mut buf)];
         let mut control = nix::cmsg_space!(u8);
-        let got = recvmsg::<SockaddrStorage>(there.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty());
+        let got =
+            recvmsg::<SockaddrStorage>(there.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty());
         let got = got.unwrap();
         let classes: Vec<_> = got.cmsgs().unwrap().collect();
         assert_eq!(classes, [ControlMessageOwned::Ipv4Tos(46 << 2)]);

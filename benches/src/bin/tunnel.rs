@@ -163,7 +163,18 @@ fn run(args: &Args, ours: Option<&PathBuf>, flags: &[&str], target: SocketAddr) 
     };
     let (udp, tcp) = (format!("127.0.0.1:{}", free_port()?), format!("127.0.0.1:{}", free_port()?));
     let window = args.window.to_string();
-    let common = ["--mode", "fast3", "--smuxver", "2", "--sndwnd", &window, "--rcvwnd", &window, "--sockbuf", "16777216"];
+    let common = [
+        "--mode",
+        "fast3",
+        "--smuxver",
+        "2",
+        "--sndwnd",
+        &window,
+        "--rcvwnd",
+        &window,
+        "--sockbuf",
+        "16777216",
+    ];
     let mut server = program("server");
     server.args(["-l", &udp, "-t", &target.to_string()]).args(common).args(flags);
     let server = Process::start(server)?;
@@ -206,11 +217,16 @@ fn main() -> io::Result<()> {
         None => std::env::current_exe()?.with_file_name("kcp"),
     };
     if !ours.exists() {
-        return Err(io::Error::other(format!("{} is missing: cargo build --release -p kcp-cli", ours.display())));
+        return Err(io::Error::other(format!(
+            "{} is missing: cargo build --release -p kcp-cli",
+            ours.display()
+        )));
     }
     let target = source()?;
     println!("{} MiB through one stream, window {}, medians of {}", args.mib, args.window, args.runs);
-    println!("| | kcp: MB/s | CPU s/GB (client + server) | kcptun: MB/s | CPU s/GB | times as fast | of its CPU |");
+    println!(
+        "| | kcp: MB/s | CPU s/GB (client + server) | kcptun: MB/s | CPU s/GB | times as fast | of its CPU |"
+    );
     println!("|---|---:|---:|---:|---:|---:|---:|");
     for (name, flags) in SETTINGS {
         if !args.only.is_empty() && !args.only.iter().any(|only| only == name) {
@@ -226,7 +242,12 @@ fn main() -> io::Result<()> {
         let speed = |all: &[Outcome]| median(all, |outcome| outcome.megabytes_per_second);
         let cpu = |all: &[Outcome]| median(all, |outcome| outcome.client + outcome.server);
         let both = |all: &[Outcome]| {
-            format!("{:.2} ({:.2} + {:.2})", cpu(all), median(all, |one| one.client), median(all, |one| one.server))
+            format!(
+                "{:.2} ({:.2} + {:.2})",
+                cpu(all),
+                median(all, |one| one.client),
+                median(all, |one| one.server)
+            )
         };
         println!(
             "| {name} | {:.0} | {} | {:.0} | {} | {:.1} | {:.2} |",

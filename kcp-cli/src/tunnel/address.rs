@@ -94,7 +94,8 @@ impl std::fmt::Display for Local {
 
 impl Remote {
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let (host, ports) = split(text).with_context(|| format!("{text:?} is not host:port or host:min-max"))?;
+        let (host, ports) =
+            split(text).with_context(|| format!("{text:?} is not host:port or host:min-max"))?;
         let (min, max) = ports.split_once('-').unwrap_or((ports, ports));
         let port = |text: &str| text.parse::<u16>().with_context(|| format!("{text:?} is no port"));
         let ports = port(min)?..=port(max)?;
@@ -176,13 +177,17 @@ impl Listener {
                 Ok((Connection::tcp(stream)?, peer.to_string()))
             }
             #[cfg(unix)]
-            Self::Unix(listener, _) => Ok((Connection::Unix(listener.accept().await?.0), "a local user".into())),
+            Self::Unix(listener, _) => {
+                Ok((Connection::Unix(listener.accept().await?.0), "a local user".into()))
+            }
         }
     }
 
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |addr| addr.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|error| error.to_string(), |addr| addr.to_string())
+            }
             #[cfg(unix)]
             Self::Unix(_, Unlink(path)) => path.display().to_string(),
         }

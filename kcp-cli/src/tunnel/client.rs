@@ -70,7 +70,9 @@ impl Pool {
                         Err(error) => last = Some(anyhow!(error)),
                     },
                     Err(error) => {
-                        self.daemon.log.sparing("dial", format_args!("cannot dial {}: {error:#}", self.settings.remote));
+                        self.daemon
+                            .log
+                            .sparing("dial", format_args!("cannot dial {}: {error:#}", self.settings.remote));
                         last = Some(error);
                     }
                 }
@@ -162,7 +164,8 @@ impl Pool {
 pub(crate) async fn run(flags: ClientFlags) -> Result<()> {
     let settings = ClientSettings::read(&flags, None)?;
     let (daemon, mut signals) = Daemon::start(&settings.common)?;
-    let mut listener = settings.local.listen().await.with_context(|| format!("cannot listen on {}", settings.local))?;
+    let mut listener =
+        settings.local.listen().await.with_context(|| format!("cannot listen on {}", settings.local))?;
     daemon.log.line(format_args!("listening on {}, server {}", listener.name(), settings.remote));
     let (connections, mut all_connections) = super::tasks();
     let (sessions, mut all_sessions) = super::tasks();

@@ -112,7 +112,8 @@ fn of_session(session: &SessionHandle, dialled: bool) -> Row {
         layers.short + layers.malformed,
         layers.unsealed,
         refused,
-        kcp.datagrams_received - layers.fec_recovered.min(kcp.datagrams_received) + layers.fec_parity_received,
+        kcp.datagrams_received - layers.fec_recovered.min(kcp.datagrams_received)
+            + layers.fec_parity_received,
         kcp.datagrams_sent + layers.fec_parity_sent + layers.fec_repeated,
         kcp.segments_received,
         kcp.segments_sent + kcp.retransmits,
@@ -205,7 +206,9 @@ impl Counters {
             }
             begun = next;
             let now = self.with(State::total);
-            let row = std::array::from_fn(|i| if GAUGES.contains(&i) { now[i] } else { now[i].saturating_sub(before[i]) });
+            let row = std::array::from_fn(|i| {
+                if GAUGES.contains(&i) { now[i] } else { now[i].saturating_sub(before[i]) }
+            });
             before = now;
             if let Err(error) = append(&pattern, &Zoned::now(), &row) {
                 log.sparing("snmplog", format_args!("snmplog: {error:#}"));
@@ -256,7 +259,9 @@ const LAYOUT: [(&str, &str); 23] = [
 
 /// The path with the date in its last part, as Go's `time.Format` has it.
 fn dated(pattern: &str, now: &Zoned) -> PathBuf {
-    let (directory, mut rest) = pattern.rsplit_once('/').map_or(("", pattern), |(_, name)| pattern.split_at(pattern.len() - name.len()));
+    let (directory, mut rest) = pattern
+        .rsplit_once('/')
+        .map_or(("", pattern), |(_, name)| pattern.split_at(pattern.len() - name.len()));
     let mut name = String::new();
     while let Some(letter) = rest.chars().next() {
         if let Some((go, ours)) = LAYOUT.iter().find(|(go, _)| rest.starts_with(go)) {

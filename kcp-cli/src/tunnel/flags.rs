@@ -64,7 +64,13 @@ pub(crate) struct ServerFlags {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonFlags {
     /// Secret of client and server. In the environment it is seen by fewer.
-    #[arg(long, env = "KCPTUN_KEY", hide_env_values = true, allow_hyphen_values = true, default_value = "it's a secrect")]
+    #[arg(
+        long,
+        env = "KCPTUN_KEY",
+        hide_env_values = true,
+        allow_hyphen_values = true,
+        default_value = "it's a secrect"
+    )]
     pub(crate) key: String,
     /// aes-128-gcm (authenticates), aes, aes-128, aes-192, salsa20, twofish, sm4, blowfish, cast5, 3des, tea, xtea, xor, none, null;
     /// aes-256-gcm (not in kcptun). Any other name means aes.
@@ -273,7 +279,8 @@ fn overlay(flags: &mut impl Fields, text: &[u8]) -> Result<Vec<String>> {
     let object: Map<String, Value> = serde_json::from_slice(text)?;
     let mut unknown = Vec::new();
     for (name, value) in object {
-        let known = flags.set(&name.to_ascii_lowercase(), value).map_err(|error| anyhow!("{name}: {error}"))?;
+        let known =
+            flags.set(&name.to_ascii_lowercase(), value).map_err(|error| anyhow!("{name}: {error}"))?;
         if !known {
             unknown.push(name);
         }
@@ -324,13 +331,25 @@ mod tests {
 
     #[test]
     fn lines_of_kcptuns_documentation_are_understood() {
-        let line = "-r KCP_SERVER_IP:4000 -l :8388 -mode fast3 -nocomp -autoexpire 900 -sockbuf 16777217 -dscp 46";
+        let line =
+            "-r KCP_SERVER_IP:4000 -l :8388 -mode fast3 -nocomp -autoexpire 900 -sockbuf 16777217 -dscp 46";
         let flags = client(&line.split(' ').collect::<Vec<_>>());
         assert_eq!((flags.remoteaddr.as_str(), flags.localaddr.as_str()), ("KCP_SERVER_IP:4000", ":8388"));
         let common = &flags.common;
         assert_eq!((common.mode.as_str(), common.nocomp, flags.autoexpire), ("fast3", true, 900));
         assert_eq!((common.sockbuf, common.dscp, common.quiet), (16_777_217, 46, false));
-        let flags = client(&["--ds=0", "-ps", "0", "--nocomp=false", "-quiet=true", "-QPP=false", "-key", "-secret", "-c", "x.json"]);
+        let flags = client(&[
+            "--ds=0",
+            "-ps",
+            "0",
+            "--nocomp=false",
+            "-quiet=true",
+            "-QPP=false",
+            "-key",
+            "-secret",
+            "-c",
+            "x.json",
+        ]);
         let common = &flags.common;
         assert_eq!((common.datashard, common.parityshard, common.key.as_str()), (0, 0, "-secret"));
         assert_eq!((common.nocomp, common.quiet, common.qpp), (false, true, false));
@@ -340,12 +359,16 @@ mod tests {
     #[test]
     fn a_file_overrides_flags_whatever_the_case_of_its_keys() {
         let mut flags = client(&["--mtu", "1200", "--crypt", "xor", "--key", "flag"]);
-        let text = br#"{"LocalAddr": ":1", "MTU": 1300, "Key": "file", "nocomp": true, "SmuxVer": 1, "closewait": 7,
+        let text =
+            br#"{"LocalAddr": ":1", "MTU": 1300, "Key": "file", "nocomp": true, "SmuxVer": 1, "closewait": 7,
             "_comment": "x", "qpp-count": 61, "crypt": null, "conn": 3}"#;
         let unknown = overlay(&mut flags, text).unwrap();
         assert_eq!(unknown, ["_comment"]);
         let common = &flags.common;
-        assert_eq!((flags.localaddr.as_str(), common.mtu, common.key.as_str(), flags.conn), (":1", 1300, "file", 3));
+        assert_eq!(
+            (flags.localaddr.as_str(), common.mtu, common.key.as_str(), flags.conn),
+            (":1", 1300, "file", 3)
+        );
         assert_eq!((common.crypt.as_str(), common.nocomp, common.smuxver), ("xor", true, 1));
         assert_eq!((common.closewait, common.sndwnd), (Some(7), None));
     }

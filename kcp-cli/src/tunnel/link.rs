@@ -22,14 +22,22 @@ pub(crate) struct Link {
 
 impl Link {
     /// On top of a session that was dialled (`client`) or accepted.
-    pub(crate) fn new(kcp: KcpStream, client: bool, settings: &Settings, counters: &Arc<Counters>) -> Result<Self> {
+    pub(crate) fn new(
+        kcp: KcpStream,
+        client: bool,
+        settings: &Settings,
+        counters: &Arc<Counters>,
+    ) -> Result<Self> {
         let v2 = settings.version == Version::V2;
         let manners =
             Manners { half_close: kcp.is_extended() && v2, client, tells: v2, wait: settings.close_wait };
         counters.session(kcp.handle(), client);
         let io = Paced::new(kcp, settings.rate);
-        let mux =
-            if settings.compress { start(Snappy::new(io), client, settings) } else { start(io, client, settings) }?;
+        let mux = if settings.compress {
+            start(Snappy::new(io), client, settings)
+        } else {
+            start(io, client, settings)
+        }?;
         Ok(Self { mux, manners })
     }
 }

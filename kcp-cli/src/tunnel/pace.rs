@@ -83,7 +83,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -114,7 +118,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_is_kept_in_virtual_time() {
-        for (bytes, factor, expected) in [(100_000.0, 1.0, 10.0), (100_000.0, 1.5, 15.0), (5e6, 1.0, 0.2), (1000.0, 1.0, 1000.0)] {
+        for (bytes, factor, expected) in
+            [(100_000.0, 1.0, 10.0), (100_000.0, 1.5, 15.0), (5e6, 1.0, 0.2), (1000.0, 1.0, 1000.0)]
+        {
             let time = seconds_for(1_000_000, Some(Rate { bytes, factor })).await;
             assert!((time - expected).abs() < expected * 0.05 + BURST, "{bytes} x {factor}: {time} s");
         }

@@ -107,7 +107,8 @@ async fn run(
             let _ = up.poll(cx, local, stream)?;
             let _ = down.poll(cx, stream, local)?;
             let now = Instant::now();
-            let signs = (up.done, down.done, down.bytes, if manners.tells { stream.peer_consumed() } else { 0 });
+            let signs =
+                (up.done, down.done, down.bytes, if manners.tells { stream.peer_consumed() } else { 0 });
             if seen.replace(signs) != Some(signs) {
                 last = now;
             }
@@ -126,7 +127,10 @@ async fn run(
             let ended_for_both = down.done && !manners.half_close;
             let wait = if ended_for_both { manners.wait.min(LONGEST_REMAINDER) } else { manners.wait };
             if now >= last + wait {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "quiet after one direction had ended")));
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "quiet after one direction had ended",
+                )));
             }
             let delayed = (up.done && !up.told).then_some(last + FIN_DELAY);
             let due = delayed.map_or(last + wait, |due| due.min(last + wait));
@@ -177,7 +181,11 @@ impl Flow {
         Poll::Pending
     }
 
-    fn poll_rest(&mut self, cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+    fn poll_rest(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         while self.written < self.rest.len() {
             match ready!(Pin::new(&mut *to).poll_write(cx, &self.rest[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

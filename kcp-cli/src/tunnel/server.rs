@@ -59,10 +59,13 @@ impl Server {
                 // Dropped, it is answered with FIN.
                 Ok(_) if *draining.borrow() => {}
                 Ok(stream) => {
-                    let task = self.clone().stream(settings.clone(), stream, link.manners, peer, streams.clone());
+                    let task =
+                        self.clone().stream(settings.clone(), stream, link.manners, peer, streams.clone());
                     tokio::spawn(task);
                 }
-                Err(reason) => return log.sparing("end", format_args!("session from {peer} has ended: {reason}")),
+                Err(reason) => {
+                    return log.sparing("end", format_args!("session from {peer} has ended: {reason}"));
+                }
             }
         }
     }

@@ -238,14 +238,17 @@ fn fec(flags: &CommonFlags) -> Result<Option<(u8, u8)>> {
     if flags.datashard <= 0 || flags.parityshard <= 0 {
         return Ok(None);
     }
-    let (data, parity) = (number("datashard", flags.datashard, 1, 254)?, number("parityshard", flags.parityshard, 1, 254)?);
+    let (data, parity) =
+        (number("datashard", flags.datashard, 1, 254)?, number("parityshard", flags.parityshard, 1, 254)?);
     Ok(Some((data, parity)))
 }
 
 fn layers(flags: &CommonFlags, crypt: Crypt) -> Result<LayersConfig> {
     let layers = LayersConfig::new().crypt(crypt);
     match fec(flags)? {
-        Some((data, parity)) => Ok(layers.fec(FecConfig::new(data, parity).context("datashard and parityshard")?)),
+        Some((data, parity)) => {
+            Ok(layers.fec(FecConfig::new(data, parity).context("datashard and parityshard")?))
+        }
         None => Ok(layers),
     }
 }
@@ -364,7 +367,13 @@ mod tests {
         }
         assert!(client("--conn 0").is_err());
         assert!(client("--autoexpire -5").is_err());
-        for line in ["--keepalive 30", "--ds 200 --ps 55", "--mtu 9000", "--rcvwnd 65535", "--smuxver 1 --streambuf 999999999"] {
+        for line in [
+            "--keepalive 30",
+            "--ds 200 --ps 55",
+            "--mtu 9000",
+            "--rcvwnd 65535",
+            "--smuxver 1 --streambuf 999999999",
+        ] {
             assert!(server(line).is_ok(), "{line}");
         }
     }
@@ -393,7 +402,10 @@ mod tests {
             ("--crypt aes-128-gcm", 1314 - 8),
             ("--crypt null --mtu 2000 --ds 0", 1500),
         ] {
-            let flags = match Line::try_parse_from(["x", "server"].into_iter().chain(line.split(' '))).unwrap().side {
+            let flags = match Line::try_parse_from(["x", "server"].into_iter().chain(line.split(' ')))
+                .unwrap()
+                .side
+            {
                 Side::Server(flags) => flags.common,
                 Side::Client(_) => unreachable!(),
             };
@@ -408,14 +420,17 @@ mod tests {
         assert_eq!(server("").unwrap().common.rate, None);
         let rate = server("--ratelimit 1000 --crypt null --mtu 1224 --ds 0").unwrap().common.rate.unwrap();
         assert_eq!((rate.bytes, rate.factor), (1000.0, 1224.0 / 1200.0));
-        let rate = server("--ratelimit 1000 --crypt null --mtu 1240 --ds 2 --ps 1").unwrap().common.rate.unwrap();
+        let rate =
+            server("--ratelimit 1000 --crypt null --mtu 1240 --ds 2 --ps 1").unwrap().common.rate.unwrap();
         assert_eq!(rate.factor, 1.5 * 1240.0 / 1200.0);
     }
 
     #[test]
     fn a_key_that_stays_is_not_made_again() {
         let first = server("--key a").unwrap().common;
-        let Side::Server(flags) = Line::try_parse_from(["x", "server", "--key", "a", "--mtu", "1200"]).unwrap().side else {
+        let Side::Server(flags) =
+            Line::try_parse_from(["x", "server", "--key", "a", "--mtu", "1200"]).unwrap().side
+        else {
             unreachable!()
         };
         let second = ServerSettings::read(&flags, Some(&first)).unwrap().common;

@@ -37,7 +37,8 @@ mod imp {
     ) -> io::Result<()> {
         let to = SockaddrStorage::from(to);
         let once = |bytes: &[u8], control: &[ControlMessage<'_>]| {
-            sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), Some(&to)).map(drop)
+            sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), Some(&to))
+                .map(drop)
         };
         let Some(segment) = segment else { return Ok(once(bytes, &[])?) };
         let size = u16::try_from(segment).map_err(io::Error::other)?;
