@@ -49,7 +49,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts the driver of `shard` on the current runtime.
     pub(crate) fn spawn(shard: Arc<Shard>) {
-        let sleep = Box::pin(sleep_until(shard.instant(shard.now())));
+        let sleep = Box::pin(sleep_until(shard.hub.instant(shard.hub.now())));
         tokio::spawn(Self {
             shard,
             sleep,
@@ -71,13 +71,14 @@ impl Driver {
             return Ok(false);
         }
         self.deaf_until = None;
-        let socket = self.shard.socket();
+        // Another driver receives where an endpoint of several sockets has moved to one.
+        let Some(socket) = self.shard.own_socket() else { return Ok(false) };
         // The clock is read once per call and not per session: at 100 000 datagrams a second it would show.
         let mut now = started;
         for round in 0..RECEIVES {
             let (shard, touched) = (&self.shard, &mut self.touched);
             if round > 0 {
-                now = shard.now();
+                now = shard.hub.now();
             }
             let mut sink = |from: SocketAddr, datagrams: &mut [u8], stride: usize| {
                 deliver(shard, now, from, datagrams, stride, touched);
@@ -129,7 +130,7 @@ impl Driver {
         if self.work.is_empty() {
             return;
         }
-        let now = self.shard.now();
+        let now = self.shard.hub.now();
         for session in self.work.drain(..) {
             // Before the lock: a mark made while we work must not be lost.
             session.unmark();
@@ -143,7 +144,7 @@ impl Driver {
     fn unblock(&mut self, cx: &mut Context<'_>) {
         // Once per turn: a socket that has room for little each time must not keep the driver from receiving.
         if self.shard.has_blocked() && self.shard.socket().poll_send_ready(cx).is_ready() {
-            let now = self.shard.now();
+            let now = self.shard.hub.now();
             for session in self.shard.take_blocked() {
                 session.resume(now, &mut self.wakeups);
             }
@@ -161,7 +162,10 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shard.register_driver(cx);
-        let now = this.shard.now();
+        if this.shard.hub.is_dead() {
+            return Poll::Ready(());
+        }
+        let now = this.shard.hub.now();
         let mut again = match this.receive(cx, now) {
             Ok(more) => more,
             Err(error) => {
@@ -173,11 +177,11 @@ impl Future for Driver {
         again |= this.fire(now);
         this.unblock(cx);
         #[cfg(feature = "metrics")]
-        let publish_at = this.publisher.turn(&this.shard, this.shard.now());
+        let publish_at = this.publisher.turn(&this.shard, this.shard.hub.now());
         #[cfg(not(feature = "metrics"))]
         let publish_at = None;
-        let unused_at = this.shard.unused_at();
-        if unused_at.is_some_and(|at| at <= this.shard.now()) {
+        let unused_at = this.shard.hub.unused_at();
+        if unused_at.is_some_and(|at| at <= this.shard.hub.now()) {
             return Poll::Ready(());
         }
         if again {
@@ -189,14 +193,14 @@ impl Future for Driver {
             this.shard.arm().into_iter().chain(this.deaf_until).chain(unused_at).chain(publish_at).min()
         {
             if this.sleeps_until != Some(at) {
-                this.sleep.as_mut().reset(this.shard.instant(at));
+                this.sleep.as_mut().reset(this.shard.hub.instant(at));
                 this.sleeps_until = Some(at);
             }
             if this.sleep.as_mut().poll(cx).is_pending() {
                 break;
             }
             this.sleeps_until = None;
-            if this.fire(this.shard.now())
+            if this.fire(this.shard.hub.now())
                 || this.deaf_until.is_some()
                 || unused_at.is_some()
                 || publish_at.is_some()
@@ -237,8 +241,8 @@ fn deliver(
     touched: &mut Vec<Arc<Session>>,
 ) {
     let stride = stride.max(1);
-    shard.counters.datagrams_received.fetch_add(datagrams.len().div_ceil(stride) as u64, Ordering::Relaxed);
-    match &shard.front {
+    shard.hub.counters.datagrams_received.fetch_add(datagrams.len().div_ceil(stride) as u64, Ordering::Relaxed);
+    match &shard.hub.front {
         None => {
             let packets = datagrams.chunks(stride).map(|datagram| Packet {
                 conv: conv_of(datagram),
@@ -251,7 +255,7 @@ fn deliver(
             let packets = datagrams.chunks_mut(stride).filter_map(|packet| match front.open(packet) {
                 Ok(plain) => Some(Front::route(plain)),
                 Err(_) => {
-                    count(&shard.counters.dropped_unsealed);
+                    count(&shard.hub.counters.dropped_unsealed);
                     None
                 }
             });
@@ -270,14 +274,14 @@ fn dispatch<'a>(
     let mut rest = packets.peekable();
     while let Some(packet) = rest.next() {
         let Some(conv) = packet.conv else {
-            count(&shard.counters.dropped_unknown);
+            count(&shard.hub.counters.dropped_unknown);
             continue;
         };
         let key = (from, conv);
         let admit = || packet.datagram.and_then(|datagram| shard.admit(key, datagram, now));
-        let Some(session) = shard.registry.get(&key).or_else(admit) else {
+        let Some(session) = shard.hub.registry.get(&key).or_else(admit) else {
             if packet.datagram.is_none() {
-                count(&shard.counters.dropped_unknown);
+                count(&shard.hub.counters.dropped_unknown);
             }
             continue;
         };
@@ -285,15 +289,16 @@ fn dispatch<'a>(
         session.share(&mut state);
         let mut next = Some(packet);
         while let Some(packet) = next {
-            let State { core, layered, alias, .. } = &mut *state;
+            let adopted = state.alias().is_some();
+            let State { core, layered, .. } = &mut *state;
             let mut take = |datagram: &[u8]| {
-                let result = if alias.is_some() {
+                let result = if adopted {
                     core.handle_datagram(now, &adopt(datagram, session.conv))
                 } else {
                     core.handle_datagram(now, datagram)
                 };
                 if let Err(error) = result
-                    && let Some(more) = shard.logs.refused.permit(now)
+                    && let Some(more) = shard.hub.logs.refused.permit(now)
                 {
                     tracing::debug!(peer = %from, conv, %error, more, "datagrams refused");
                 }
@@ -330,14 +335,14 @@ fn adopt(datagram: &[u8], conv: u32) -> Vec<u8> {
 
 /// A receive error ends nothing: most are a peer's ICMP message. Those that say "refused" tell a connect.
 fn survive(shard: &Shard, error: &io::Error) {
-    count(&shard.counters.receive_errors);
-    if let Some(more) = shard.logs.receive.permit(shard.now()) {
+    count(&shard.hub.counters.receive_errors);
+    if let Some(more) = shard.hub.logs.receive.permit(shard.hub.now()) {
         tracing::debug!(%error, more, "receive errors");
     }
     if error.kind() == io::ErrorKind::ConnectionRefused {
         // Only a socket connected to one peer knows whom it is about.
-        if shard.registry.len() == 1
-            && let [session] = shard.registry.all().as_slice()
+        if shard.hub.registry.len() == 1
+            && let [session] = shard.hub.registry.all().as_slice()
         {
             session.on_refused();
         }

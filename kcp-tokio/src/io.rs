@@ -34,7 +34,7 @@ impl Session {
         wait: impl FnOnce(&mut State),
     ) -> Option<Result<T, KcpError>> {
         let mut wakeups = Wakeups::default();
-        let now = self.shard.now();
+        let now = self.hub().now();
         let mut state = self.lock();
         match read(&mut state.core, now) {
             Ok(value) => {
@@ -61,7 +61,7 @@ impl Session {
         cx: &Context<'_>,
         write: impl FnOnce(&mut Core, Timestamp) -> Result<T, WriteError>,
     ) -> Poll<io::Result<T>> {
-        self.give_with(write, |state| state.writer.register(cx.waker())).map_or(Poll::Pending, Poll::Ready)
+        self.give_with(write, |state| state.extra().writer.register(cx.waker())).map_or(Poll::Pending, Poll::Ready)
     }
 
     fn give_with<T>(
@@ -161,7 +161,7 @@ impl Session {
             if state.core.is_drained() {
                 return Poll::Ready(Ok(()));
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
     }
@@ -191,7 +191,7 @@ impl Session {
         if let Some(error) = state.end() {
             return Poll::Ready(Err(error.into()));
         }
-        state.datagram.register(cx.waker());
+        state.extra().datagram.register(cx.waker());
         Poll::Pending
     }
 
@@ -226,7 +226,7 @@ impl Session {
         }
         if interest.is_writable() {
             state.core.want_write();
-            state.writer.register(cx.waker());
+            state.extra().writer.register(cx.waker());
         }
         Poll::Pending
     }
@@ -241,7 +241,7 @@ impl Session {
             if let Some(reason) = state.end() {
                 return Poll::Ready(reason);
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
         .await

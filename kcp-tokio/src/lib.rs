@@ -31,6 +31,7 @@ mod error;
 mod halfopen;
 mod halves;
 mod handle;
+mod hub;
 mod io;
 #[cfg(feature = "layers")]
 mod layered;
@@ -48,6 +49,7 @@ mod session;
 mod shard;
 mod socket;
 mod stats;
+mod steer;
 mod stream;
 mod timers;
 

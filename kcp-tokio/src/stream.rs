@@ -54,7 +54,7 @@ pub(crate) struct Owner(pub(crate) Arc<Session>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.detach();
-        self.0.shard.drop_handle();
+        self.0.hub().drop_handle();
     }
 }
 
@@ -101,7 +101,7 @@ impl KcpStream {
     }
 
     pub(crate) fn new(session: Arc<Session>) -> Self {
-        session.shard.add_handle();
+        session.hub().add_handle();
         Self(Owner(session))
     }
 
@@ -121,7 +121,7 @@ impl KcpStream {
             if !state.core.is_connecting() {
                 return Poll::Ready(Ok(()));
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
         .await
@@ -326,7 +326,7 @@ impl KcpStream {
     /// # Errors
     /// None; the signature is `TcpStream`'s.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        self.session().lock().linger = linger;
+        self.session().lock().extra().linger = linger;
         Ok(())
     }
 
@@ -350,7 +350,8 @@ impl KcpStream {
     /// Those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
         let shard = &self.session().shard;
-        shard.rebind(connect::adopt(socket, &shard.config, Some(self.session().peer())).await?);
+        let socket = connect::adopt(socket, &shard.hub.config, Some(self.session().peer())).await?;
+        shard.rebind(socket, None);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-pub(crate) use udp::{UdpIo, bind};
+pub(crate) use udp::{UdpIo, bind, bind_group};
 
 /// A datagram transport: a UDP socket, an in-memory network, or anything that carries datagrams between addresses.
 ///

@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use super::readiness::Readiness;
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use crate::config::Conv;
+use crate::config::KcpConfig;
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use crate::steer::program;
 use super::{DatagramSocket, Sink};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -62,13 +67,47 @@ fn warn_once(granted: usize, wanted: usize) {
 
 /// Binds a UDP socket; an IPv6 one also serves IPv4 where the system allows it.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    Ok(bind_with(addr, |_| Ok(()))?.into())
+}
+
+/// Binds as many sockets as the configuration has shards, and tells the kernel how to choose between them.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+pub(crate) fn bind_group(addr: SocketAddr, config: &KcpConfig) -> io::Result<Vec<UdpSocket>> {
+    // The first has the address for itself: others of ours or of somebody else's must not slip in between.
+    let first = bind(addr)?;
+    if config.shards == 1 {
+        return Ok(vec![first]);
+    }
+    SockRef::from(&first).set_reuse_port(true)?;
+    let addr = first.local_addr()?;
+    let mut group = vec![first];
+    for _ in 1..config.shards {
+        group.push(bind_with(addr, |socket| socket.set_reuse_port(true))?.into());
+    }
+    if let Some(conv) = config.shows_conv()
+        && let Some(any) = group.first()
+    {
+        let shards = u32::try_from(group.len()).map_err(io::Error::other)?;
+        program::attach(any, program::by_conv(shards, conv != Conv::Plain))?;
+    }
+    Ok(group)
+}
+
+/// One socket: other systems do not let a program choose.
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+pub(crate) fn bind_group(addr: SocketAddr, _: &KcpConfig) -> io::Result<Vec<UdpSocket>> {
+    Ok(vec![bind(addr)?])
+}
+
+fn bind_with(addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
         let _ = socket.set_only_v6(false);
     }
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&addr.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 impl DatagramSocket for UdpIo {
