@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -241,7 +240,7 @@ fn deliver(
     touched: &mut Vec<Arc<Session>>,
 ) {
     let stride = stride.max(1);
-    shard.hub.counters.datagrams_received.fetch_add(datagrams.len().div_ceil(stride) as u64, Ordering::Relaxed);
+    shard.count_received(datagrams.len().div_ceil(stride));
     match &shard.hub.front {
         None => {
             let packets = datagrams.chunks(stride).map(|datagram| Packet {

@@ -216,6 +216,12 @@ impl KcpEndpoint {
         self.shards.len()
     }
 
+    /// Datagrams received by each of its sockets: whether the load is spread.
+    #[must_use]
+    pub fn received_by_shard(&self) -> Vec<u64> {
+        self.hub.drivers.iter().map(|driver| driver.received.load(Ordering::Relaxed)).collect()
+    }
+
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {

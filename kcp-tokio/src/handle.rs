@@ -32,6 +32,12 @@ impl SessionHandle {
         self.0.conv
     }
 
+    /// The socket that it is on, of those of its endpoint: see [`KcpConfig::shards`](crate::KcpConfig::shards).
+    #[must_use]
+    pub fn shard(&self) -> usize {
+        self.0.shard.index
+    }
+
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {

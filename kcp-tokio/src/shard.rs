@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Context;
 
@@ -10,7 +11,7 @@ use kcp_core::wire::Segments;
 use kcp_core::{Seed, Timestamp};
 
 use crate::error::KcpError;
-use crate::hub::{Hub, lock};
+use crate::hub::{DriverSlot, Hub, lock};
 use crate::registry::Key;
 use crate::session::Session;
 use crate::socket::DatagramSocket;
@@ -82,15 +83,25 @@ impl Shard {
 
     // ---- work for the driver ----
 
+    fn driver(&self) -> Option<&DriverSlot> {
+        self.hub.drivers.get(self.index)
+    }
+
+    pub(crate) fn count_received(&self, datagrams: usize) {
+        if let Some(driver) = self.driver() {
+            driver.received.fetch_add(datagrams as u64, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn wake_driver(&self) {
-        if let Some(driver) = self.hub.drivers.get(self.index) {
-            driver.wake();
+        if let Some(driver) = self.driver() {
+            driver.waker.wake();
         }
     }
 
     pub(crate) fn register_driver(&self, cx: &Context<'_>) {
-        if let Some(driver) = self.hub.drivers.get(self.index) {
-            driver.register(cx.waker());
+        if let Some(driver) = self.driver() {
+            driver.waker.register(cx.waker());
         }
     }
 
