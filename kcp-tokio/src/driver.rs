@@ -14,7 +14,8 @@ use kcp_core::wire::HEADER_LEN;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::layered::Front;
-use crate::session::{DRIVER_RUNS, Session, State, Wakeups};
+use crate::outbox::Outbox;
+use crate::session::{DRIVER_RUNS, Session, State, Turn};
 use crate::shard::Shard;
 use crate::stats::count;
 
@@ -36,7 +37,7 @@ pub(crate) struct Driver {
     sleeps_until: Option<Timestamp>,
     touched: Vec<Arc<Session>>,
     work: Vec<Arc<Session>>,
-    wakeups: Wakeups,
+    turn: Turn,
     /// Receive errors in a row.
     errors: u32,
     /// No receiving before: an error that stays must not keep the processor busy.
@@ -49,13 +50,15 @@ impl Driver {
     /// Starts the driver of `shard` on the current runtime.
     pub(crate) fn spawn(shard: Arc<Shard>) {
         let sleep = Box::pin(sleep_until(shard.hub.instant(shard.hub.now())));
+        // A socket that dials only has one peer, and mostly one session.
+        let outbox = (!shard.hub.dials_only).then(|| Outbox::new(shard.index));
         tokio::spawn(Self {
             shard,
             sleep,
             sleeps_until: None,
             touched: Vec::new(),
             work: Vec::new(),
-            wakeups: Wakeups::default(),
+            turn: Turn::with(outbox),
             errors: 0,
             deaf_until: None,
             #[cfg(feature = "metrics")]
@@ -104,9 +107,16 @@ impl Driver {
         for session in self.touched.drain(..) {
             let mut state = session.lock();
             state.touched = false;
-            session.after(&mut state, now, DRIVER_RUNS, &mut self.wakeups);
+            session.after(&mut state, now, DRIVER_RUNS, &mut self.turn);
+            drop(state);
+            self.turn.empty(&self.shard, now, false);
         }
-        self.wakeups.wake();
+        self.turn.empty(&self.shard, now, true);
+        if self.turn.wake() > 1 && self.turn.outbox.is_some() {
+            // Each will write, and this task comes after them: it sends for all.
+            self.shard.gather(now);
+            cx.waker().wake_by_ref();
+        }
         Ok(more)
     }
 
@@ -114,12 +124,13 @@ impl Driver {
     fn fire(&mut self, now: Timestamp) -> bool {
         for _ in 0..FIRINGS {
             let Some((at, session)) = self.shard.pop_timer(now) else {
-                self.wakeups.wake();
+                self.turn.end(&self.shard, now);
                 return false;
             };
-            session.on_timer(at, now, &mut self.wakeups);
+            session.on_timer(at, now, &mut self.turn);
+            self.turn.empty(&self.shard, now, false);
         }
-        self.wakeups.wake();
+        self.turn.end(&self.shard, now);
         true
     }
 
@@ -134,9 +145,11 @@ impl Driver {
             // Before the lock: a mark made while we work must not be lost.
             session.unmark();
             let mut state = session.lock();
-            session.after(&mut state, now, DRIVER_RUNS, &mut self.wakeups);
+            session.after(&mut state, now, DRIVER_RUNS, &mut self.turn);
+            drop(state);
+            self.turn.empty(&self.shard, now, false);
         }
-        self.wakeups.wake();
+        self.turn.end(&self.shard, now);
     }
 
     /// Sessions that wait for the socket to have room.
@@ -145,9 +158,10 @@ impl Driver {
         if self.shard.has_blocked() && self.shard.socket().poll_send_ready(cx).is_ready() {
             let now = self.shard.hub.now();
             for session in self.shard.take_blocked() {
-                session.resume(now, &mut self.wakeups);
+                session.resume(now, &mut self.turn);
+                self.turn.empty(&self.shard, now, false);
             }
-            self.wakeups.wake();
+            self.turn.end(&self.shard, now);
             if self.shard.has_blocked() {
                 cx.waker().wake_by_ref();
             }
@@ -164,6 +178,9 @@ impl Future for Driver {
         if this.shard.hub.is_dead() {
             return Poll::Ready(());
         }
+        this.shard.stop_gathering();
+        // First what tasks have left: they were woken by what was received last time.
+        this.finish();
         let now = this.shard.hub.now();
         let mut again = match this.receive(cx, now) {
             Ok(more) => more,
@@ -172,7 +189,6 @@ impl Future for Driver {
                 return Poll::Ready(());
             }
         };
-        this.finish();
         again |= this.fire(now);
         this.unblock(cx);
         #[cfg(feature = "metrics")]

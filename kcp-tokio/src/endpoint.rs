@@ -139,6 +139,10 @@ impl KcpEndpoint {
     /// slow one.
     pub fn broadcast(&self, msg: &Bytes) -> Broadcast {
         let mut result = Broadcast::default();
+        for shard in &self.shards {
+            // One call of the system for many, instead of one for each.
+            shard.gather(self.hub.now());
+        }
         for session in self.sessions() {
             match session.try_send_msg(msg) {
                 Ok(()) => result.sent += 1,

@@ -47,7 +47,7 @@ pub(crate) struct Hub {
     /// In microseconds: until then the driver answers for sessions that have ended, although nobody uses the socket.
     stay_until: AtomicU64,
     dead: AtomicBool,
-    dials_only: bool,
+    pub(crate) dials_only: bool,
     epoch: Instant,
 }
 

@@ -10,7 +10,7 @@ use kcp_core::{CloseReason, ReadError, Timestamp, WriteError};
 use tokio::io::{Interest, ReadBuf, Ready};
 
 use crate::error::KcpError;
-use crate::session::{INLINE_RUNS, Session, State, Wakeups};
+use crate::session::{INLINE_RUNS, Session, State, Turn};
 
 type Core = kcp_core::Session;
 
@@ -33,7 +33,7 @@ impl Session {
         read: impl FnOnce(&mut Core, Timestamp) -> Result<T, ReadError>,
         wait: impl FnOnce(&mut State),
     ) -> Option<Result<T, KcpError>> {
-        let mut wakeups = Wakeups::default();
+        let mut turn = Turn::default();
         let now = self.hub().now();
         let mut state = self.lock();
         match read(&mut state.core, now) {
@@ -41,10 +41,10 @@ impl Session {
                 self.settle(&mut state);
                 // Only a reader that made room in a closed window, or took the last of a stream, has something to send.
                 if state.core.poll_timeout().is_some_and(|at| at <= now) {
-                    self.after(&mut state, now, INLINE_RUNS, &mut wakeups);
+                    self.after(&mut state, now, INLINE_RUNS, &mut turn);
                 }
                 drop(state);
-                wakeups.wake();
+                turn.wake();
                 Some(Ok(value))
             }
             Err(ReadError::Closed(reason)) => Some(Err(state.closed(reason))),

@@ -44,6 +44,7 @@ mod logs;
 mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod outbox;
 mod registry;
 mod session;
 mod shard;

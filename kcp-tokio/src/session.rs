@@ -15,6 +15,7 @@ use tracing::Span;
 use crate::error::KcpError;
 use crate::hub::Hub;
 use crate::layered::Layered;
+use crate::outbox::Outbox;
 use crate::registry::Key;
 use crate::shard::Shard;
 use crate::stats::count;
@@ -52,6 +53,8 @@ pub(crate) struct Session {
     passive: bool,
     /// Waits in the shard's work queue; set once however often the session is marked.
     queued: AtomicBool,
+    /// Something of it waits in its driver's outbox; nothing may overtake that.
+    boxed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -160,22 +163,48 @@ impl Waiters {
     }
 }
 
-/// Wakers to be called after the lock is released.
+/// What is left to do after the lock is released: wakers to be called, and in a driver's turn datagrams to be sent.
 #[derive(Default)]
-pub(crate) struct Wakeups(Vec<Waker>);
+pub(crate) struct Turn {
+    wakers: Vec<Waker>,
+    /// None: everything is sent at once.
+    pub(crate) outbox: Option<Outbox>,
+}
 
-impl Wakeups {
+impl Turn {
+    pub(crate) const fn with(outbox: Option<Outbox>) -> Self {
+        Self { wakers: Vec::new(), outbox }
+    }
+
     fn add(&mut self, waiters: &mut Waiters) {
-        self.0.extend(waiters.first.take());
+        self.wakers.extend(waiters.first.take());
         if let Some(mut more) = waiters.more.take() {
-            self.0.append(&mut more);
+            self.wakers.append(&mut more);
         }
     }
 
-    pub(crate) fn wake(&mut self) {
-        for waker in self.0.drain(..) {
+    /// Sends what the outbox holds, if it is full or has to be emptied. No session is locked.
+    pub(crate) fn empty(&mut self, shard: &Shard, now: Timestamp, all: bool) {
+        if let Some(outbox) = &mut self.outbox
+            && (all || outbox.is_full())
+        {
+            outbox.flush(shard, now);
+        }
+    }
+
+    /// Sends, then wakes.
+    pub(crate) fn end(&mut self, shard: &Shard, now: Timestamp) {
+        self.empty(shard, now, true);
+        self.wake();
+    }
+
+    /// Calls the wakers; how many there were.
+    pub(crate) fn wake(&mut self) -> usize {
+        let count = self.wakers.len();
+        for waker in self.wakers.drain(..) {
             waker.wake();
         }
+        count
     }
 }
 
@@ -214,6 +243,7 @@ impl Session {
             half_open: AtomicBool::new(passive),
             passive,
             queued: AtomicBool::new(false),
+            boxed: AtomicBool::new(false),
             state: Mutex::new(state),
         })
     }
@@ -258,16 +288,16 @@ impl Session {
 
     /// Runs `f` under the lock, then the epilogue, then the wakers.
     pub(crate) fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Timestamp) -> R) -> R {
-        let mut wakeups = Wakeups::default();
+        let mut turn = Turn::default();
         let now = self.hub().now();
         let result = {
             let mut state = self.lock();
             self.share(&mut state);
             let result = f(&mut state, now);
-            self.after(&mut state, now, INLINE_RUNS, &mut wakeups);
+            self.after(&mut state, now, INLINE_RUNS, &mut turn);
             result
         };
-        wakeups.wake();
+        turn.wake();
         result
     }
 
@@ -305,9 +335,9 @@ impl Session {
         state: &mut State,
         now: Timestamp,
         runs: usize,
-        wakeups: &mut Wakeups,
+        turn: &mut Turn,
     ) {
-        let more = self.transmit(state, now, runs);
+        let more = self.transmit(state, now, runs, turn);
         // The peer's system says that nothing listens: believed only while nothing valid was heard.
         if state.refusals >= REFUSALS && state.core.is_connecting() {
             state.failed = Some(KcpError::Refused);
@@ -334,23 +364,23 @@ impl Session {
         self.settle(state);
         while let Some(event) = state.core.poll_event() {
             if event == Event::Readable {
-                wakeups.add(&mut state.reader);
+                turn.add(&mut state.reader);
                 continue;
             }
             state.drained |= event == Event::Drained;
             let every = matches!(event, Event::Closed(_));
             if every {
-                wakeups.add(&mut state.reader);
+                turn.add(&mut state.reader);
             }
             let Some(extra) = &mut state.extra else { continue };
             if every || event == Event::Writable {
-                wakeups.add(&mut extra.writer);
+                turn.add(&mut extra.writer);
             }
             if every || matches!(event, Event::Connected | Event::Drained) {
-                wakeups.add(&mut extra.waiter);
+                turn.add(&mut extra.waiter);
             }
             if every || event == Event::Datagram {
-                wakeups.add(&mut extra.datagram);
+                turn.add(&mut extra.datagram);
             }
         }
         if let Ends::Detached(deadline) = state.ends
@@ -360,7 +390,7 @@ impl Session {
         }
         if state.core.is_closed() {
             // It may have a last word for its peer.
-            self.transmit(state, now, 1);
+            self.transmit(state, now, 1, turn);
             self.retire(state, now);
         } else if more {
             self.mark();
@@ -370,9 +400,22 @@ impl Session {
     }
 
     /// Sends at most `runs` runs; true when there may be more.
-    fn transmit(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize) -> bool {
+    fn transmit(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Timestamp,
+        runs: usize,
+        turn: &mut Turn,
+    ) -> bool {
         if state.has_stash() {
             return false;
+        }
+        // Only its own driver has an outbox for it.
+        let mut outbox = turn.outbox.as_mut().filter(|outbox| outbox.shard == self.shard.index);
+        let waits = outbox.is_none() && (self.boxed.load(Ordering::Acquire) || self.shard.gathers(now));
+        if waits && !state.core.is_closed() {
+            // What it has to send leaves with what others have.
+            return state.core.poll_timeout().is_some_and(|at| at <= now);
         }
         let State { core, layered, extra, refusals, .. } = &mut *state;
         if let Some(layered) = layered {
@@ -384,9 +427,9 @@ impl Session {
                 scratch.clear();
                 let Some(run) = core.poll_transmit(now, framing, scratch) else { return false };
                 match layered {
-                    None => self.send_or_stash(extra, refusals, scratch, run.stride),
+                    None => self.send_or_stash(extra, refusals, scratch, run.stride, &mut outbox),
                     Some(layered) => layered.seal(now, scratch, run.stride, |run, stride| {
-                        self.send_or_stash(extra, refusals, run, stride);
+                        self.send_or_stash(extra, refusals, run, stride, &mut outbox);
                     }),
                 }
                 if extra.as_ref().is_some_and(|extra| !extra.stash.is_empty()) {
@@ -408,8 +451,18 @@ impl Session {
         refusals: &mut u8,
         run: &[u8],
         stride: usize,
+        outbox: &mut Option<&mut Outbox>,
     ) {
         let waits = extra.as_ref().is_some_and(|extra| !extra.stash.is_empty());
+        // A long run gains nothing by company.
+        if let Some(outbox) = outbox
+            && !waits
+            && (run.len() <= stride || self.boxed.load(Ordering::Relaxed))
+        {
+            self.boxed.store(true, Ordering::Release);
+            outbox.push(self, run, stride);
+            return;
+        }
         let unsent = if waits { Some(run) } else { self.send(refusals, run, stride) };
         if let Some(unsent) = unsent {
             let stash = &mut extra.get_or_insert_default().stash;
@@ -418,6 +471,24 @@ impl Session {
             }
             stash.push(Stash { run: unsent.to_vec(), stride });
         }
+    }
+
+    /// Keeps what the socket had no room for when the outbox was emptied.
+    pub(crate) fn stash(self: &Arc<Self>, run: &[u8], stride: usize) {
+        let mut state = self.lock();
+        if state.retired {
+            return;
+        }
+        let stash = &mut state.extra().stash;
+        if stash.is_empty() {
+            self.shard.wait_for_room(self.clone());
+        }
+        stash.push(Stash { run: run.to_vec(), stride });
+    }
+
+    /// The outbox holds nothing of it any more.
+    pub(crate) fn unbox(&self) {
+        self.boxed.store(false, Ordering::Release);
     }
 
     /// Sends a run; returns what the socket has no room for. A datagram that cannot be sent counts as lost.
@@ -449,18 +520,18 @@ impl Session {
     }
 
     /// The socket has room again: first what it had none for.
-    pub(crate) fn resume(self: &Arc<Self>, now: Timestamp, wakeups: &mut Wakeups) {
+    pub(crate) fn resume(self: &Arc<Self>, now: Timestamp, turn: &mut Turn) {
         let mut state = self.lock();
         let State { extra, refusals, .. } = &mut *state;
         let stash = extra.as_mut().map(|extra| std::mem::take(&mut extra.stash));
         for waiting in stash.unwrap_or_default() {
-            self.send_or_stash(extra, refusals, &waiting.run, waiting.stride);
+            self.send_or_stash(extra, refusals, &waiting.run, waiting.stride, &mut None);
         }
-        self.after(&mut state, now, DRIVER_RUNS, wakeups);
+        self.after(&mut state, now, DRIVER_RUNS, turn);
     }
 
     /// The deadline for which the session was entered has passed.
-    pub(crate) fn on_timer(self: &Arc<Self>, entered: Timestamp, now: Timestamp, wakeups: &mut Wakeups) {
+    pub(crate) fn on_timer(self: &Arc<Self>, entered: Timestamp, now: Timestamp, turn: &mut Turn) {
         let mut state = self.lock();
         if !state.scheduled.fired(entered) || state.retired {
             return;
@@ -471,9 +542,9 @@ impl Session {
             && layered.poll_timeout().is_some_and(|at| at <= now)
         {
             layered.hold(!core.is_validated());
-            layered.handle_timeout(now, |run, stride| self.send_or_stash(extra, refusals, run, stride));
+            layered.handle_timeout(now, |run, stride| self.send_or_stash(extra, refusals, run, stride, &mut None));
         }
-        self.after(&mut state, now, DRIVER_RUNS, wakeups);
+        self.after(&mut state, now, DRIVER_RUNS, turn);
     }
 
     fn schedule(self: &Arc<Self>, state: &mut State, now: Timestamp) {
@@ -570,7 +641,7 @@ impl Session {
 
     /// The driver is gone: nothing will ever arrive or leave.
     pub(crate) fn fail(self: &Arc<Self>) {
-        let mut wakeups = Wakeups::default();
+        let mut turn = Turn::default();
         {
             let mut state = self.lock();
             if !state.core.is_closed() {
@@ -578,9 +649,9 @@ impl Session {
                 // What has arrived is delivered before the error.
                 state.core.disconnect();
             }
-            self.after(&mut state, self.hub().now(), 0, &mut wakeups);
+            self.after(&mut state, self.hub().now(), 0, &mut turn);
         }
-        wakeups.wake();
+        turn.wake();
     }
 
     /// The stream is dropped: what was written drains in the background, what arrives is acknowledged and discarded.

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::Context;
+use std::time::Duration;
 
 use kcp_core::admission::{Epitaph, Opening, answer_for};
 use kcp_core::wire::Segments;
@@ -20,7 +21,10 @@ use crate::steer::conv_on;
 use crate::timers::Timers;
 
 /// GSO takes at most 64 datagrams and one UDP payload of them.
-const MAX_RUN_BYTES: usize = 65_507;
+pub(crate) const MAX_RUN_BYTES: usize = 65_507;
+
+/// Tasks that run for longer than this before the driver's turn send themselves.
+const LONGEST_GATHERING: Duration = Duration::from_micros(200);
 
 /// A socket and what its driver has to do. Its sessions send by it; whichever socket hears of them, the registry knows them.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(crate) struct Shard {
     /// Sessions that wait for the socket to have room.
     blocked: Mutex<Vec<Arc<Session>>>,
     timers: Mutex<Timers>,
+    /// In microseconds: until then tasks leave what they write to the driver, which has woken several of them.
+    gather_until: AtomicU64,
 }
 
 /// Changes when the endpoint moves to another socket.
@@ -57,6 +63,7 @@ impl Shard {
             work: Mutex::default(),
             blocked: Mutex::default(),
             timers: Mutex::default(),
+            gather_until: AtomicU64::new(0),
         })
     }
 
@@ -103,6 +110,20 @@ impl Shard {
         if let Some(driver) = self.driver() {
             driver.waker.register(cx.waker());
         }
+    }
+
+    /// From now on what tasks write waits for the driver's next turn, unless that lets them wait for long.
+    pub(crate) fn gather(&self, now: Timestamp) {
+        self.gather_until.store((now + LONGEST_GATHERING).as_micros(), Ordering::Release);
+    }
+
+    pub(crate) fn gathers(&self, now: Timestamp) -> bool {
+        now.as_micros() < self.gather_until.load(Ordering::Acquire)
+    }
+
+    /// The driver's turn has come.
+    pub(crate) fn stop_gathering(&self) {
+        self.gather_until.store(0, Ordering::Release);
     }
 
     /// Adds to a queue of sessions that the driver empties, unless it has ended.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kcp_tokio::{KcpConfig, KcpEndpoint, KcpListener, KcpStream};
+use kcp_tokio::{KcpConfig, KcpEndpoint, KcpListener, KcpStream, SessionConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn config(shards: usize) -> KcpConfig {
-    KcpConfig::turbo().shards(shards)
+    // However long a machine takes: plain peers that say nothing more are not to time out.
+    KcpConfig::from(SessionConfig::turbo().idle_timeout(None)).shards(shards)
 }
 
 async fn listen(config: KcpConfig) -> (KcpListener, SocketAddr) {

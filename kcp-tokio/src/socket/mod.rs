@@ -31,6 +31,15 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
     /// `WouldBlock` when nothing was sent for lack of room. Any other error means that the run is lost from there on.
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize>;
 
+    /// Sends one datagram to each of several addresses, in order, with as few system calls as it can; returns how many were
+    /// sent, at least one. The default sends them one by one.
+    ///
+    /// # Errors
+    /// The first datagram's: it was not sent. One further back shows when it is the first.
+    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        one_by_one(self, datagrams)
+    }
+
     /// Ready when a send may succeed again after `WouldBlock`.
     ///
     /// # Errors
@@ -60,6 +69,22 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
         };
         gone || matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::Unsupported)
     }
+}
+
+/// Up to the first that cannot be sent.
+fn one_by_one(
+    socket: &(impl DatagramSocket + ?Sized),
+    datagrams: &[(SocketAddr, &[u8])],
+) -> io::Result<usize> {
+    let mut sent = 0;
+    for (to, datagram) in datagrams {
+        match socket.try_send(*to, datagram, datagram.len().max(1)) {
+            Ok(_) => sent += 1,
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(sent)
 }
 
 /// Takes received datagrams: sender, datagrams back to back, stride. They may be changed in place (decrypted), and are not

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
@@ -12,7 +14,7 @@ use crate::config::Conv;
 use crate::config::KcpConfig;
 #[cfg(any(target_os = "android", target_os = "linux"))]
 use crate::steer::program;
-use super::{DatagramSocket, Sink};
+use super::{DatagramSocket, Sink, one_by_one};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -35,6 +37,45 @@ pub(crate) struct UdpIo {
     state: UdpSocketState,
     /// Buffers of the next receive call.
     batch: AtomicUsize,
+    /// The kernel has refused it: older than 3.0, or a filter of system calls.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    no_sendmmsg: AtomicBool,
+}
+
+/// `sendmmsg`: datagrams to several peers in one call.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+mod many {
+    use std::cell::RefCell;
+    use std::io::{self, IoSlice};
+    use std::net::{SocketAddr, UdpSocket};
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+
+    /// Datagrams per call.
+    const MOST: usize = 64;
+
+    thread_local! {
+        static HEADERS: RefCell<MultiHeaders<SockaddrStorage>> =
+            RefCell::new(MultiHeaders::preallocate(MOST, None));
+    }
+
+    /// How many were sent; an error is the first one's.
+    pub(super) fn send(socket: &UdpSocket, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        let datagrams = datagrams.get(..MOST).unwrap_or(datagrams);
+        let mut slices = [[IoSlice::new(&[])]; MOST];
+        let mut addrs = [None; MOST];
+        for ((slice, addr), (to, datagram)) in slices.iter_mut().zip(&mut addrs).zip(datagrams) {
+            *slice = [IoSlice::new(datagram)];
+            *addr = Some(SockaddrStorage::from(*to));
+        }
+        let (slices, addrs) = (slices.iter().take(datagrams.len()), addrs.get(..datagrams.len()));
+        HEADERS.with_borrow_mut(|headers| {
+            let flags = MsgFlags::empty();
+            let sent = sendmmsg(socket.as_raw_fd(), headers, slices, addrs.unwrap_or_default(), [], flags)?;
+            Ok(sent.count())
+        })
+    }
 }
 
 impl UdpIo {
@@ -49,7 +90,13 @@ impl UdpIo {
         if granted < buffer / 2 {
             warn_once(granted, buffer);
         }
-        Ok(Self { io: Readiness::new(io)?, state, batch: AtomicUsize::new(MIN_BATCH) })
+        Ok(Self {
+            io: Readiness::new(io)?,
+            state,
+            batch: AtomicUsize::new(MIN_BATCH),
+            #[cfg(any(target_os = "android", target_os = "linux"))]
+            no_sendmmsg: AtomicBool::new(false),
+        })
     }
 }
 
@@ -161,6 +208,19 @@ impl DatagramSocket for UdpIo {
             }
         }
         Ok(sent)
+    }
+
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        if !self.no_sendmmsg.load(Ordering::Relaxed) {
+            match self.io.try_send(|socket| many::send(socket, datagrams)) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
+                    self.no_sendmmsg.store(true, Ordering::Relaxed);
+                }
+                sent => return sent,
+            }
+        }
+        one_by_one(self, datagrams)
     }
 
     fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
