@@ -75,6 +75,7 @@ impl Driver {
         self.deaf_until = None;
         // Another driver receives where an endpoint of several sockets has moved to one.
         let Some(socket) = self.shard.own_socket() else { return Ok(false) };
+        self.shard.note_refused(socket.refused());
         // The clock is read once per call and not per session: at 100 000 datagrams a second it would show.
         let mut now = started;
         for round in 0..RECEIVES {

@@ -58,6 +58,8 @@ pub(crate) struct DriverSlot {
     pub(crate) waker: AtomicWaker,
     /// Datagrams that it has received.
     pub(crate) received: AtomicU64,
+    /// Offloads that its socket does without, as of its last turn.
+    pub(crate) refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -234,7 +236,10 @@ impl Hub {
     pub(crate) fn stats(&self) -> EndpointStats {
         let half_open = lock(&self.half_open).len();
         let received = self.drivers.iter().map(|driver| driver.received.load(Ordering::Relaxed)).sum();
-        self.counters.snapshot(self.registry.len(), half_open, received, self.budget.held())
+        let refused = self.drivers.iter().map(|driver| driver.refused.load(Ordering::Relaxed)).sum();
+        let mut stats = self.counters.snapshot(self.registry.len(), half_open, self.budget.held());
+        (stats.datagrams_received, stats.offloads_refused) = (received, refused);
+        stats
     }
 
     // ---- life ----

@@ -100,6 +100,12 @@ impl Shard {
         }
     }
 
+    pub(crate) fn note_refused(&self, refused: u64) {
+        if let Some(driver) = self.driver() {
+            driver.refused.store(refused, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn wake_driver(&self) {
         if let Some(driver) = self.driver() {
             driver.waker.wake();

@@ -20,6 +20,8 @@ macro_rules! counters {
             pub unacked_bytes: u64,
             /// Datagrams received.
             pub datagrams_received: u64,
+            /// Ways to send or receive several datagrams at once that the system refused, of all sockets: they are done without.
+            pub offloads_refused: u64,
             $($(#[$doc])* pub $name: u64,)*
         }
 
@@ -40,6 +42,7 @@ macro_rules! counters {
                 for (name, value) in [
                     ("kcp_sessions", self.sessions),
                     ("kcp_half_open", self.half_open),
+                    ("kcp_offloads_refused", self.offloads_refused),
                     ("kcp_unread_bytes", self.unread_bytes),
                     ("kcp_unacked_bytes", self.unacked_bytes),
                 ] {
@@ -49,19 +52,15 @@ macro_rules! counters {
         }
 
         impl Counters {
-            pub(crate) fn snapshot(
-                &self,
-                sessions: usize,
-                half_open: usize,
-                datagrams_received: u64,
-                held: Held,
-            ) -> EndpointStats {
+            /// What the endpoint's drivers count is not in it.
+            pub(crate) fn snapshot(&self, sessions: usize, half_open: usize, held: Held) -> EndpointStats {
                 EndpointStats {
                     sessions: sessions as u64,
                     half_open: half_open as u64,
                     unread_bytes: held.received as u64,
                     unacked_bytes: held.sent as u64,
-                    datagrams_received,
+                    datagrams_received: 0,
+                    offloads_refused: 0,
                     $($name: self.$name.load(Ordering::Relaxed),)*
                 }
             }

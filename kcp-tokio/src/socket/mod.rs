@@ -57,6 +57,11 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
         1
     }
 
+    /// What the system was found not to offer, so that the socket does without: calls for several datagrams at once.
+    fn refused(&self) -> u64 {
+        0
+    }
+
     /// Whether a receive error means that this socket will never receive again.
     fn is_fatal(&self, error: &io::Error) -> bool {
         // "Bad file descriptor" and "not a socket", which have no kind of their own.
