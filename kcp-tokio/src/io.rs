@@ -61,7 +61,8 @@ impl Session {
         cx: &Context<'_>,
         write: impl FnOnce(&mut Core, Timestamp) -> Result<T, WriteError>,
     ) -> Poll<io::Result<T>> {
-        self.give_with(write, |state| state.extra().writer.register(cx.waker())).map_or(Poll::Pending, Poll::Ready)
+        self.give_with(write, |state| state.extra().writer.register(cx.waker()))
+            .map_or(Poll::Pending, Poll::Ready)
     }
 
     fn give_with<T>(

@@ -135,8 +135,11 @@ impl Outbox {
             }
             let mut from = train.start;
             while from < train.end {
-                match socket.try_send(train.to, self.bytes.get(from..train.end).unwrap_or_default(), train.stride)
-                {
+                match socket.try_send(
+                    train.to,
+                    self.bytes.get(from..train.end).unwrap_or_default(),
+                    train.stride,
+                ) {
                     Ok(sent) => from += sent.max(1),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         count(&counters.send_blocked);

@@ -99,8 +99,7 @@ impl Registry {
     pub(crate) fn may_roam(&self, session: &Arc<Session>) {
         let hash = self.conv_hash(session.conv);
         let mut roaming = lock(&self.roaming[part(hash)]);
-        let entry =
-            roaming.entry(hash, |held| held.conv == session.conv, |held| self.conv_hash(held.conv));
+        let entry = roaming.entry(hash, |held| held.conv == session.conv, |held| self.conv_hash(held.conv));
         entry.or_insert_with(|| session.clone());
     }
 
@@ -144,8 +143,7 @@ impl Registry {
         epitaph: Epitaph,
     ) {
         let hash = self.conv_hash(session.conv);
-        if let Ok(entry) =
-            lock(&self.roaming[part(hash)]).find_entry(hash, |held| Arc::ptr_eq(held, session))
+        if let Ok(entry) = lock(&self.roaming[part(hash)]).find_entry(hash, |held| Arc::ptr_eq(held, session))
         {
             entry.remove();
         }

@@ -330,13 +330,7 @@ impl Session {
 
     /// The epilogue of every entrance (a received batch, an application's call, a timer): transmit what is due, hand on
     /// events, schedule the next deadline.
-    pub(crate) fn after(
-        self: &Arc<Self>,
-        state: &mut State,
-        now: Timestamp,
-        runs: usize,
-        turn: &mut Turn,
-    ) {
+    pub(crate) fn after(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize, turn: &mut Turn) {
         let more = self.transmit(state, now, runs, turn);
         // The peer's system says that nothing listens: believed only while nothing valid was heard.
         if state.refusals >= REFUSALS && state.core.is_connecting() {
@@ -400,13 +394,7 @@ impl Session {
     }
 
     /// Sends at most `runs` runs; true when there may be more.
-    fn transmit(
-        self: &Arc<Self>,
-        state: &mut State,
-        now: Timestamp,
-        runs: usize,
-        turn: &mut Turn,
-    ) -> bool {
+    fn transmit(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize, turn: &mut Turn) -> bool {
         if state.has_stash() {
             return false;
         }
@@ -542,7 +530,9 @@ impl Session {
             && layered.poll_timeout().is_some_and(|at| at <= now)
         {
             layered.hold(!core.is_validated());
-            layered.handle_timeout(now, |run, stride| self.send_or_stash(extra, refusals, run, stride, &mut None));
+            layered.handle_timeout(now, |run, stride| {
+                self.send_or_stash(extra, refusals, run, stride, &mut None)
+            });
         }
         self.after(&mut state, now, DRIVER_RUNS, turn);
     }

@@ -41,7 +41,10 @@ pub(crate) mod program {
     const TYPE: u32 = 4;
     const TYPES: [u32; 3] = [0xF1, 0xF2, 0xF3];
 
-    #[allow(clippy::cast_possible_truncation, reason = "codes are 16 bits and jumps 8, as the kernel has them")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "codes are 16 bits and jumps 8, as the kernel has them"
+    )]
     const fn op(code: u32, jt: usize, jf: usize, k: u32) -> sock_filter {
         sock_filter { code: code as u16, jt: jt as u8, jf: jf as u8, k }
     }

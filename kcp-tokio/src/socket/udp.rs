@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use super::readiness::Readiness;
+use super::{DatagramSocket, Sink, one_by_one};
 #[cfg(any(target_os = "android", target_os = "linux"))]
 use crate::config::Conv;
 use crate::config::KcpConfig;
 #[cfg(any(target_os = "android", target_os = "linux"))]
 use crate::steer::program;
-use super::{DatagramSocket, Sink, one_by_one};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -254,7 +254,8 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
                     let mut chunks = storage.chunks_mut(BUFFER);
                     let mut buffers: [IoSliceMut<'_>; BATCH] =
                         std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-                    let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch)) else {
+                    let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch))
+                    else {
                         return Err(io::ErrorKind::InvalidInput.into());
                     };
                     match self.calls.recv(socket, buffers, meta) {
