@@ -33,6 +33,12 @@ impl SessionHandle {
         self.0.conv
     }
 
+    /// The socket that it is on, of those of its endpoint: see [`KcpConfig::shards`](crate::KcpConfig::shards).
+    #[must_use]
+    pub fn shard(&self) -> usize {
+        self.0.shard.index
+    }
+
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -49,7 +55,7 @@ impl SessionHandle {
     /// Counters of the socket that it is on.
     #[must_use]
     pub fn endpoint_stats(&self) -> EndpointStats {
-        self.0.shard.stats()
+        self.0.shard.hub.stats()
     }
 
     /// Whether the peer is one of ours: see [`KcpStream::is_extended`](crate::KcpStream::is_extended).

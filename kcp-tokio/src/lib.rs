@@ -31,6 +31,7 @@ mod error;
 mod halfopen;
 mod halves;
 mod handle;
+mod hub;
 mod io;
 #[cfg(feature = "layers")]
 mod layered;
@@ -43,11 +44,13 @@ mod logs;
 mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod outbox;
 mod registry;
 mod session;
 mod shard;
 mod socket;
 mod stats;
+mod steer;
 mod stream;
 mod timers;
 

@@ -55,7 +55,7 @@ pub(crate) struct Owner(pub(crate) Arc<Session>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.detach();
-        self.0.shard.drop_handle();
+        self.0.hub().drop_handle();
     }
 }
 
@@ -102,7 +102,7 @@ impl KcpStream {
     }
 
     pub(crate) fn new(session: Arc<Session>) -> Self {
-        session.shard.add_handle();
+        session.hub().add_handle();
         Self(Owner(session))
     }
 
@@ -122,7 +122,7 @@ impl KcpStream {
             if !state.core.is_connecting() {
                 return Poll::Ready(Ok(()));
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
         .await
@@ -333,7 +333,7 @@ impl KcpStream {
     /// # Errors
     /// None; the signature is `TcpStream`'s.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        self.session().lock().linger = linger;
+        self.session().lock().extra().linger = linger;
         Ok(())
     }
 
@@ -357,7 +357,8 @@ impl KcpStream {
     /// Those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
         let shard = &self.session().shard;
-        shard.rebind(connect::adopt(socket, &shard.config, Some(self.session().peer())).await?);
+        let socket = connect::adopt(socket, &shard.hub.config, Some(self.session().peer())).await?;
+        shard.rebind(socket, None);
         Ok(())
     }
 }

@@ -47,6 +47,7 @@ fn workloads(quick: bool) -> Vec<(&'static str, u16, Workload)> {
         ("pingpong", 1024, Workload::PingPong { trips: part(20_000) }),
         ("pingpong-100", 256, Workload::ManyPingPong { connections: 100, seconds: part(20) / 10 }),
         ("idle-10k", 256, Workload::Idle { connections: many(10_000), seconds: part(80).div_ceil(10) }),
+        ("idle-100k", 256, Workload::Idle { connections: many(100_000), seconds: part(80).div_ceil(10) }),
         ("tick-5k", 256, Workload::Tick { connections: many(5_000), seconds: part(50).div_ceil(10) }),
         ("cycles", 256, Workload::Cycles { count: many(8_000) }),
     ]
@@ -90,6 +91,11 @@ fn main() -> io::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(Command::Serve { peer, window }) = args.command {
+        if peer.has_threads() {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            return runtime.block_on(server_main(peer, window));
+        }
         pin(SERVER_CPU);
         return runtime.block_on(server_main(peer, window));
     }

@@ -14,6 +14,10 @@ pub enum Peer {
     Ours,
     /// This one, all connections of the client over one socket.
     OursShared,
+    /// This one, shared as well, and the server on a runtime of two threads with one socket. Only when asked for.
+    OursThreads,
+    /// The same with two sockets. Only when asked for.
+    OursShards,
     /// `tokio_kcp` 0.9.8.
     TokioKcp,
     /// `kcp-rs` 0.2.6.
@@ -27,9 +31,15 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// All of them.
+    /// All that compete.
     pub const ALL: [Self; 7] =
         [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
+
+    /// Whether its server has a runtime of two threads, on both cores.
+    #[must_use]
+    pub const fn has_threads(self) -> bool {
+        matches!(self, Self::OursThreads | Self::OursShards)
+    }
 
     /// As on the command line and in tables.
     #[must_use]
@@ -37,6 +47,8 @@ impl Peer {
         match self {
             Self::Ours => "ours",
             Self::OursShared => "ours-shared",
+            Self::OursThreads => "ours-threads",
+            Self::OursShards => "ours-shards",
             Self::TokioKcp => "tokio_kcp",
             Self::KcpRs => "kcp-rs",
             Self::RustKcp => "rust-kcp",
@@ -52,6 +64,7 @@ impl FromStr for Peer {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
+            .chain([Self::OursThreads, Self::OursShards])
             .find(|peer| peer.name() == name)
             .ok_or_else(|| format!("no peer is called {name}"))
     }

@@ -157,7 +157,10 @@ impl Listener {
     pub async fn bind(peer: Peer, window: u16) -> io::Result<Self> {
         let other = io::Error::other::<String>;
         Ok(match peer {
-            Peer::Ours | Peer::OursShared => Self::Ours(KcpListener::bind_with(ANY, ours(window)).await?),
+            Peer::Ours | Peer::OursShared | Peer::OursThreads => {
+                Self::Ours(KcpListener::bind_with(ANY, ours(window)).await?)
+            }
+            Peer::OursShards => Self::Ours(KcpListener::bind_with(ANY, ours(window).shards(2)).await?),
             Peer::TokioKcp => Self::TokioKcp(
                 tokio_kcp::KcpListener::bind(tokio_kcp(window), ANY)
                     .await
@@ -260,7 +263,9 @@ impl Dialer {
     /// Those of binding.
     pub async fn new(peer: Peer, window: u16, server: SocketAddr) -> io::Result<Self> {
         let ours = match peer {
-            Peer::OursShared => Some(KcpEndpoint::bind(ANY, ours(window)).await?),
+            Peer::OursShared | Peer::OursThreads | Peer::OursShards => {
+                Some(KcpEndpoint::bind(ANY, ours(window)).await?)
+            }
             _ => None,
         };
         let quinn = match peer {
@@ -308,7 +313,7 @@ impl Dialer {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            Peer::Ours | Peer::OursShared | Peer::Quinn => {
+            Peer::Ours | Peer::OursShared | Peer::OursThreads | Peer::OursShards | Peer::Quinn => {
                 Box::new(KcpStream::connect_with(server, ours(window)).await?)
             }
         })

@@ -11,7 +11,6 @@ mod imp {
     use std::net::{SocketAddr, UdpSocket};
     use std::os::fd::AsRawFd;
 
-    use nix::errno::Errno;
     use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
     use socket2::SockRef;
 
@@ -36,20 +35,11 @@ mod imp {
         segment: Option<usize>,
     ) -> io::Result<()> {
         let to = SockaddrStorage::from(to);
-        let once = |bytes: &[u8], control: &[ControlMessage<'_>]| {
-            sendmsg(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::empty(), Some(&to))
-                .map(drop)
-        };
-        let Some(segment) = segment else { return Ok(once(bytes, &[])?) };
-        let size = u16::try_from(segment).map_err(io::Error::other)?;
-        match once(bytes, &[ControlMessage::UdpGsoSegments(&size)]) {
-            // No segmentation offload here: one by one.
-            Err(Errno::EIO | Errno::EINVAL) => {
-                bytes.chunks(segment).try_for_each(|datagram| once(datagram, &[]))?;
-                Ok(())
-            }
-            result => Ok(result?),
-        }
+        let size = segment.map(u16::try_from).transpose().map_err(io::Error::other)?;
+        let control = size.as_ref().map(ControlMessage::UdpGsoSegments);
+        let (bytes, flags) = ([IoSlice::new(bytes)], MsgFlags::empty());
+        sendmsg(socket.as_raw_fd(), &bytes, control.as_slice(), flags, Some(&to))?;
+        Ok(())
     }
 }
 
