@@ -34,7 +34,9 @@ pub fn available() -> Result<(), String> {
 #[must_use]
 pub fn have(command: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(command).is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(command).is_file())
 }
 
 /// A network namespace with `lo` up and no IPv6. Removed when dropped; one that a killed process has left is removed by the next
@@ -65,10 +67,12 @@ impl Namespace {
         };
         let namespace = Self { name, file };
         // Neighbour discovery would be counted as traffic.
-        namespace.run(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")).or_else(|error| {
-            // A kernel without IPv6.
-            if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-        })?;
+        namespace.run(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")).or_else(
+            |error| {
+                // A kernel without IPv6.
+                if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+            },
+        )?;
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
     }
@@ -87,7 +91,8 @@ impl Namespace {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("the namespace exists while this value does");
+                setns(&self.file, CloneFlags::CLONE_NEWNET)
+                    .expect("the namespace exists while this value does");
                 work()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

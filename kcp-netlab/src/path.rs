@@ -86,9 +86,11 @@ impl Path {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let (interface, base) = (format!("lab{number}"), 4 * (number % 16_384));
-        let addresses = [1, 2].map(|host| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 0)) + base + host));
+        let addresses =
+            [1, 2].map(|host| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 0)) + base + host));
         let open = |namespace: &Namespace, own: Ipv4Addr, other: Ipv4Addr| {
-            let device = namespace.run(|| DeviceBuilder::new().name(&interface).enable(false).build_sync())?;
+            let device =
+                namespace.run(|| DeviceBuilder::new().name(&interface).enable(false).build_sync())?;
             device.set_nonblocking(true)?;
             let (own, other) = (own.to_string(), other.to_string());
             namespace.ip(&["address", "add", &own, "peer", &other, "dev", &interface])?;

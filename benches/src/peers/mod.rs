@@ -14,6 +14,10 @@ pub enum Peer {
     Ours,
     /// This one, all connections of the client over one socket.
     OursShared,
+    /// This one with the preset `fast`; the others of ours are `turbo`.
+    OursFast,
+    /// This one with the preset `realtime`.
+    OursRealtime,
     /// `tokio_kcp` 0.9.8.
     TokioKcp,
     /// `kcp-rs` 0.2.6.
@@ -27,7 +31,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// All of them.
+    /// All of them, in one preset each.
     pub const ALL: [Self; 7] =
         [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
 
@@ -37,6 +41,8 @@ impl Peer {
         match self {
             Self::Ours => "ours",
             Self::OursShared => "ours-shared",
+            Self::OursFast => "ours-fast",
+            Self::OursRealtime => "ours-realtime",
             Self::TokioKcp => "tokio_kcp",
             Self::KcpRs => "kcp-rs",
             Self::RustKcp => "rust-kcp",
@@ -52,6 +58,7 @@ impl FromStr for Peer {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
+            .chain([Self::OursFast, Self::OursRealtime])
             .find(|peer| peer.name() == name)
             .ok_or_else(|| format!("no peer is called {name}"))
     }
