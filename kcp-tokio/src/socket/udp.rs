@@ -36,6 +36,7 @@ impl UdpIo {
     /// Takes over a socket, and asks for kernel buffers of `buffer` bytes.
     pub(crate) fn new(io: UdpSocket, buffer: usize) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
+        let_fragment(&io);
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
         let _ = socket.set_recv_buffer_size(buffer);
@@ -46,6 +47,26 @@ impl UdpIo {
         }
         Ok(Self { io: Readiness::new(io)?, state, batch: AtomicUsize::new(MIN_BATCH) })
     }
+}
+
+/// Undoes what quinn-udp sets for QUIC, which finds out the path's mtu and cuts its packets anew. A segment of KCP keeps its length for
+/// ever: where it has become too long for the interface or the path, the system has to fragment it, as it does unless told otherwise.
+#[cfg(target_os = "linux")]
+fn let_fragment(io: &UdpSocket) {
+    use rustix::net::sockopt::{
+        Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    };
+    // Refusal is not an error: a socket has one family, or both.
+    let _ = set_ip_mtu_discover(io, Ipv4PathMtuDiscovery::WANT);
+    let _ = set_ipv6_mtu_discover(io, Ipv6PathMtuDiscovery::WANT);
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn let_fragment(_: &UdpSocket) {}
+
+/// `EMSGSIZE`, which has no kind of its own.
+fn is_too_long(error: &io::Error) -> bool {
+    cfg!(target_os = "linux") && error.raw_os_error() == Some(90)
 }
 
 /// One clear warning per process, not one per socket.
@@ -101,8 +122,11 @@ impl DatagramSocket for UdpIo {
 
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
         let mut sent = 0;
+        let mut one_by_one = false;
         while let Some(rest) = run.get(sent..).filter(|rest| !rest.is_empty()) {
-            let train = rest.get(..stride * self.state.max_gso_segments()).unwrap_or(rest);
+            let gso = self.state.max_gso_segments();
+            let segments = if one_by_one { 1 } else { gso };
+            let train = rest.get(..stride * segments).unwrap_or(rest);
             let transmit = Transmit {
                 destination: to,
                 ecn: None,
@@ -110,7 +134,6 @@ impl DatagramSocket for UdpIo {
                 segment_size: (train.len() > stride).then_some(stride),
                 src_ip: None,
             };
-            let gso = self.state.max_gso_segments();
             match self.io.try_send(|socket| self.state.try_send(UdpSockRef::from(socket), &transmit)) {
                 Ok(()) => sent += train.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -118,6 +141,8 @@ impl DatagramSocket for UdpIo {
                 }
                 // The system has just refused segmentation offload: the same bytes again, one by one.
                 Err(_) if train.len() > stride && self.state.max_gso_segments() < gso => {}
+                // Segments longer than the path's mtu: the system fragments datagrams, but no trains.
+                Err(error) if train.len() > stride && is_too_long(&error) => one_by_one = true,
                 Err(error) => return Err(error),
             }
         }
