@@ -223,7 +223,7 @@ fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
             "wire_per_byte": expansion, "lost": lost,
         }));
         let x = f64::from(*percent);
-        for (figure, y) in [("p50", p50), ("p99", p99), ("bytes", bytes / 1000.0)] {
+        for (figure, y) in [("p99", p99), ("bytes", bytes / 1000.0)] {
             let lines = plots.entry((work.clone(), pattern.clone(), figure)).or_default();
             if !lines.iter().any(|(other, _)| other == name) {
                 lines.push((name.to_owned(), Vec::new()));
