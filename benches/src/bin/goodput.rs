@@ -17,8 +17,6 @@ use kcp_netlab::{LinkConfig, Loss};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Of every KCP, in segments.
-const WINDOW: u16 = 1024;
 const PERCENT: [u32; 4] = [1, 5, 10, 20];
 const RTT_MS: [u64; 4] = [20, 50, 100, 200];
 /// Bytes per second of the limited link: 100 Mbit/s.
@@ -36,6 +34,9 @@ struct Args {
     /// Seconds that count of each run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Windows of every KCP, in segments.
+    #[arg(long, default_value_t = 1024)]
+    window: u16,
     /// Only these contestants, separated by commas: "ours turbo,tcp bbr".
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
@@ -93,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             measure(&args, run, &mut raw)?;
         }
     }
-    report(&args.raw, args.out.as_deref())
+    report(&args, args.out.as_deref())
 }
 
 fn measure(args: &Args, run: u64, raw: &mut File) -> Result<(), Box<dyn Error>> {
@@ -126,7 +127,7 @@ fn measure(args: &Args, run: u64, raw: &mut File) -> Result<(), Box<dyn Error>> 
                         .collect::<Result<Vec<_>, _>>()?;
                     let results = std::thread::scope(|scope| {
                         let threads: Vec<_> =
-                            labs.iter().map(|lab| scope.spawn(|| lab.run(WINDOW, work))).collect();
+                            labs.iter().map(|lab| scope.spawn(|| lab.run(args.window, work))).collect();
                         threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
                     });
                     for (one, result) in group.iter().zip(results) {
@@ -164,11 +165,11 @@ struct Cell {
     dropped: Vec<f64>,
 }
 
-fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
+fn report(args: &Args, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let names: Vec<_> = Contestant::all().into_iter().map(|one| one.name).collect();
     // (setting, round trip, loss, place of the contestant).
     let mut cells: BTreeMap<(String, u64, u32, usize), Cell> = BTreeMap::new();
-    for line in BufReader::new(File::open(raw)?).lines() {
+    for line in BufReader::new(File::open(&args.raw)?).lines() {
         let run: Run = serde_json::from_str(&line?)?;
         let Some(place) = names.iter().position(|&name| name == run.peer) else { continue };
         let cell = cells.entry((run.setting, run.rtt_ms, run.percent, place)).or_default();
@@ -228,7 +229,7 @@ fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
             "goodput" => ("goodput", "MB/s"),
             _ => ("bytes on the wire per byte delivered", "bytes"),
         };
-        let title = format!("{what}, link {setting}, round trip {rtt_ms} ms, window {WINDOW}");
+        let title = format!("{what}, link {setting}, round trip {rtt_ms} ms, window {}", args.window);
         let labels = Labels { title: &title, x: "packets lost in each direction, %", y };
         plot::lines(
             &out.join(format!("goodput-{setting}-{rtt_ms}-{figure}.svg")),
