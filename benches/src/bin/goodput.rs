@@ -153,7 +153,10 @@ fn measure(args: &Args, run: u64, raw: &mut File) -> Result<(), Box<dyn Error>> 
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    // The middle one, or the mean of both.
+    let middle = [values.len().saturating_sub(1) / 2, values.len() / 2];
+    let both = middle.map(|place| values.get(place).copied().unwrap_or(f64::NAN));
+    f64::midpoint(both[0], both[1])
 }
 
 #[derive(Debug, Default)]
