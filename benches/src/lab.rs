@@ -235,9 +235,8 @@ impl Lab {
             Ok(())
         };
         let limit = EVERY * u32::try_from(messages).unwrap_or(u32::MAX) + STRAGGLERS;
-        match timeout(limit, async { tokio::try_join!(write, read) }).await {
-            Ok(done) => drop(done?),
-            Err(_) => {}
+        if let Ok(done) = timeout(limit, async { tokio::try_join!(write, read) }).await {
+            drop(done?);
         }
         let mut sample = Sample::default();
         sample.traffic(&before, &self.path.stats());
