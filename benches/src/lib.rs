@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod fec;
+pub mod lab;
 pub mod loopback;
 pub mod paced;
 pub mod peers;

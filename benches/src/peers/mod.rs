@@ -18,6 +18,10 @@ pub enum Peer {
     OursThreads,
     /// The same with two sockets. Only when asked for.
     OursShards,
+    /// This one with the preset `fast`; the others of ours are `turbo`.
+    OursFast,
+    /// This one with the preset `realtime`.
+    OursRealtime,
     /// `tokio_kcp` 0.9.8.
     TokioKcp,
     /// `kcp-rs` 0.2.6.
@@ -31,7 +35,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// All that compete.
+    /// All of them, in one preset each.
     pub const ALL: [Self; 7] =
         [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
 
@@ -49,6 +53,8 @@ impl Peer {
             Self::OursShared => "ours-shared",
             Self::OursThreads => "ours-threads",
             Self::OursShards => "ours-shards",
+            Self::OursFast => "ours-fast",
+            Self::OursRealtime => "ours-realtime",
             Self::TokioKcp => "tokio_kcp",
             Self::KcpRs => "kcp-rs",
             Self::RustKcp => "rust-kcp",
@@ -64,7 +70,7 @@ impl FromStr for Peer {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
-            .chain([Self::OursThreads, Self::OursShards])
+            .chain([Self::OursThreads, Self::OursShards, Self::OursFast, Self::OursRealtime])
             .find(|peer| peer.name() == name)
             .ok_or_else(|| format!("no peer is called {name}"))
     }

@@ -25,9 +25,14 @@ pub type AnyStream = Box<dyn Stream>;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-fn ours(window: u16) -> KcpConfig {
+fn ours(peer: Peer, window: u16) -> KcpConfig {
+    let preset = match peer {
+        Peer::OursFast => SessionConfig::fast(),
+        Peer::OursRealtime => SessionConfig::realtime(),
+        _ => SessionConfig::turbo(),
+    };
     // Sessions that are silent on purpose must not end.
-    let session = SessionConfig::turbo().send_window(window.into()).recv_window(window.into());
+    let session = preset.send_window(window.into()).recv_window(window.into());
     KcpConfig::from(session.idle_timeout(None).keepalive(None)).backlog(100_000).half_open(100_000)
 }
 
@@ -155,32 +160,40 @@ impl Listener {
     /// # Errors
     /// Those of binding.
     pub async fn bind(peer: Peer, window: u16) -> io::Result<Self> {
+        Self::bind_at(peer, window, ANY).await
+    }
+
+    /// Listens on an address.
+    ///
+    /// # Errors
+    /// Those of binding.
+    pub async fn bind_at(peer: Peer, window: u16, at: SocketAddr) -> io::Result<Self> {
         let other = io::Error::other::<String>;
         Ok(match peer {
-            Peer::Ours | Peer::OursShared | Peer::OursThreads => {
-                Self::Ours(KcpListener::bind_with(ANY, ours(window)).await?)
+            Peer::Ours | Peer::OursShared | Peer::OursThreads | Peer::OursFast | Peer::OursRealtime => {
+                Self::Ours(KcpListener::bind_with(at, ours(peer, window)).await?)
             }
-            Peer::OursShards => Self::Ours(KcpListener::bind_with(ANY, ours(window).shards(2)).await?),
+            Peer::OursShards => Self::Ours(KcpListener::bind_with(at, ours(peer, window).shards(2)).await?),
             Peer::TokioKcp => Self::TokioKcp(
-                tokio_kcp::KcpListener::bind(tokio_kcp(window), ANY)
+                tokio_kcp::KcpListener::bind(tokio_kcp(window), at)
                     .await
                     .map_err(|e| other(e.to_string()))?,
             ),
             Peer::KcpRs => {
-                let socket = tokio::net::UdpSocket::bind(ANY).await?;
+                let socket = tokio::net::UdpSocket::bind(at).await?;
                 let addr = socket.local_addr()?;
                 Self::KcpRs(kcp_rs::KcpUdpStream::socket_listen(kcp_rs(window), socket, 1024, None)?, addr)
             }
             Peer::RustKcp => Self::RustKcp(
-                rust_kcp::listener::KcpListener::bind(ANY, rust_kcp(window))
+                rust_kcp::listener::KcpListener::bind(at, rust_kcp(window))
                     .await
                     .map_err(|e| other(e.to_string()))?,
             ),
             Peer::Quinn => {
                 let config = quic_server().map_err(|e| other(e.to_string()))?;
-                Self::Quinn(quinn::Endpoint::server(config, ANY)?)
+                Self::Quinn(quinn::Endpoint::server(config, at)?)
             }
-            Peer::Tcp => Self::Tcp(TcpListener::bind(ANY).await?),
+            Peer::Tcp => Self::Tcp(TcpListener::bind(at).await?),
         })
     }
 
@@ -262,15 +275,17 @@ impl Dialer {
     /// # Errors
     /// Those of binding.
     pub async fn new(peer: Peer, window: u16, server: SocketAddr) -> io::Result<Self> {
+        // Off loopback the system chooses the address.
+        let any = if server.ip().is_loopback() { ANY } else { (std::net::Ipv4Addr::UNSPECIFIED, 0).into() };
         let ours = match peer {
             Peer::OursShared | Peer::OursThreads | Peer::OursShards => {
-                Some(KcpEndpoint::bind(ANY, ours(window)).await?)
+                Some(KcpEndpoint::bind(any, ours(peer, window)).await?)
             }
             _ => None,
         };
         let quinn = match peer {
             Peer::Quinn => {
-                let mut endpoint = quinn::Endpoint::client(ANY)?;
+                let mut endpoint = quinn::Endpoint::client(any)?;
                 let config = quic_client().map_err(|error| io::Error::other(error.to_string()))?;
                 endpoint.set_default_client_config(config);
                 Some(endpoint)
@@ -313,8 +328,8 @@ impl Dialer {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            Peer::Ours | Peer::OursShared | Peer::OursThreads | Peer::OursShards | Peer::Quinn => {
-                Box::new(KcpStream::connect_with(server, ours(window)).await?)
+            _ => {
+                Box::new(KcpStream::connect_with(server, ours(self.peer, window)).await?)
             }
         })
     }

@@ -32,7 +32,7 @@ fn request(op: u8, size: usize, total: u64) -> [u8; REQUEST] {
 }
 
 /// The byte at an offset of a bulk transfer: a period that no segment length divides.
-fn pattern() -> Vec<u8> {
+pub(crate) fn pattern() -> Vec<u8> {
     (0..251 * 1024).map(|i| (i % 251) as u8).collect()
 }
 

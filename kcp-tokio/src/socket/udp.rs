@@ -156,6 +156,7 @@ impl UdpIo {
             marked::set(&io, config.dscp)?;
         }
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
+        let_fragment(&io);
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
         let _ = socket.set_recv_buffer_size(buffer);
@@ -194,6 +195,26 @@ fn limiting(granted: [usize; 2], wanted: usize) -> Option<&'static str> {
         [false, true] => Some("net.core.wmem_max"),
         [false, false] => None,
     }
+}
+
+/// Undoes what quinn-udp sets for QUIC, which finds out the path's mtu and cuts its packets anew. A segment of KCP keeps its length for
+/// ever: where it has become too long for the interface or the path, the system has to fragment it, as it does unless told otherwise.
+#[cfg(target_os = "linux")]
+fn let_fragment(io: &UdpSocket) {
+    use rustix::net::sockopt::{
+        Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    };
+    // Refusal is not an error: a socket has one family, or both.
+    let _ = set_ip_mtu_discover(io, Ipv4PathMtuDiscovery::WANT);
+    let _ = set_ipv6_mtu_discover(io, Ipv6PathMtuDiscovery::WANT);
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn let_fragment(_: &UdpSocket) {}
+
+/// `EMSGSIZE`, which has no kind of its own.
+fn is_too_long(error: &io::Error) -> bool {
+    cfg!(target_os = "linux") && error.raw_os_error() == Some(90)
 }
 
 /// One clear warning per process, not one per socket.
@@ -294,8 +315,9 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
 
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
         let mut sent = 0;
+        let mut one_by_one = false;
         while let Some(rest) = run.get(sent..).filter(|rest| !rest.is_empty()) {
-            let most = self.train();
+            let most = if one_by_one { 1 } else { self.train() };
             let train = rest.get(..stride * most).unwrap_or(rest);
             let transmit = Transmit {
                 destination: to,
@@ -313,6 +335,8 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
                 Err(error) if train.len() > stride && refuses_trains(&error) => {
                     self.no_gso.store(true, Ordering::Relaxed);
                 }
+                // Segments longer than the path's mtu: the system fragments datagrams, but no trains.
+                Err(error) if train.len() > stride && is_too_long(&error) => one_by_one = true,
                 Err(error) => return Err(error),
             }
         }
