@@ -170,7 +170,7 @@ impl Results {
         let mut bars = Vec::new();
         let get = |workload, peer, key| self.figure(workload, peer, key);
         for (workload, window) in [("bulk-w256", 256), ("bulk", 1024), ("bulk-w4096", 4096)] {
-            let name = |what| format!("bulk, 1 connection, window {window}: {what}");
+            let name = |what: &str| format!("bulk, 1 connection, window {window}: {what}");
             for (peer, cpu, speed) in [("tokio_kcp", 4.0, 5.0), ("quinn", 3.0, 3.0)] {
                 let ratio =
                     ratio_of(get(workload, peer, "cpu_s_per_gb"), get(workload, "ours", "cpu_s_per_gb"));
@@ -271,12 +271,12 @@ impl Results {
         {
             for preset in ["fast", "turbo"] {
                 let Some(row) = of(preset, loss) else { continue };
-                let name = |what| format!("64 B per 20 ms, {loss} % loss, {preset}: {what}");
+                let name = |what: &str| format!("64 B per 20 ms, {loss} % loss, {preset}: {what}");
                 bars.push(Bar::most(name("p99, ms"), p99, Ok(row.p99_ms)));
                 bars.push(Bar::most(name("kB (TCP's and 15 %, measured elsewhere)"), kb, Ok(row.kb)));
             }
             let Some(row) = of("realtime", loss) else { continue };
-            let name = |what| format!("64 B per 20 ms, {loss} % loss, realtime: {what}");
+            let name = |what: &str| format!("64 B per 20 ms, {loss} % loss, realtime: {what}");
             bars.push(Bar::most(name("p99, ms"), redundant, Ok(row.p99_ms)));
             let growth =
                 quiet.map(|quiet| row.datagrams / quiet).ok_or_else(|| "no row without loss".to_owned());

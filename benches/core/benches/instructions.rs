@@ -5,9 +5,10 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use gungraun::Callgrind;
 use gungraun::prelude::*;
 use kcp_benches_core::{Driver, MSS, Pattern, Peer, SMALL, Workload};
-use kcp_core::wire::datagram::Segments;
+use kcp_core::wire::Segments;
 use kcp_core::{Framing, NoDelay, Seed, Session, SessionConfig, Timestamp};
 
 /// Segments delivered in each pattern: two of the largest windows.
