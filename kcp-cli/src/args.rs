@@ -30,6 +30,11 @@ pub(crate) enum Command {
     Recv(RecvArgs),
     /// Relay UDP through an emulated network.
     Relay(RelayArgs),
+    /// Carry TCP over KCP, as kcptun does and together with it.
+    Tunnel {
+        #[command(subcommand)]
+        side: crate::tunnel::Side,
+    },
 }
 
 /// Which numbers a session runs with.

@@ -9,6 +9,7 @@ mod relay;
 mod report;
 mod send;
 mod transfer;
+mod tunnel;
 
 use std::process::ExitCode;
 
@@ -18,13 +19,14 @@ use args::{Args, Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let result = match Args::parse_from(tunnel::spelled_out(std::env::args_os())).command {
         Command::Demo(args) => demo::run(args).await,
         Command::Echo(args) => echo::run(args).await,
         Command::Ping(args) => ping::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Recv(args) => recv::run(args).await,
         Command::Relay(args) => relay::run(args).await,
+        Command::Tunnel { side } => tunnel::run(side).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

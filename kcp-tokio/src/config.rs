@@ -23,6 +23,7 @@ pub struct KcpConfig {
     pub(crate) backlog: usize,
     pub(crate) max_sessions: usize,
     pub(crate) socket_buffer: usize,
+    pub(crate) dscp: u8,
     pub(crate) connect_probe: bool,
     pub(crate) half_open: usize,
     pub(crate) recv_budget: usize,
@@ -67,6 +68,7 @@ impl From<SessionConfig> for KcpConfig {
             backlog: 1024,
             max_sessions: 1_000_000,
             socket_buffer: 4 << 20,
+            dscp: 0,
             connect_probe: true,
             half_open: 4096,
             recv_budget: 1 << 30,
@@ -175,6 +177,14 @@ impl KcpConfig {
         self
     }
 
+    /// The class that routers are asked to treat datagrams by (differentiated services code point): 0..=63, default 0, best effort.
+    /// 46 is "expedited forwarding", what telephony uses. Other values than 0 are `Unsupported` outside Linux and Android.
+    #[must_use]
+    pub fn dscp(mut self, class: u8) -> Self {
+        self.dscp = class;
+        self
+    }
+
     /// False: `connect` does not wait for the peer's answer to a probe and is usable at once (`connect_lazy` does the same).
     /// Then a peer that is not there shows only by the session's timeouts. Default true.
     #[must_use]
@@ -238,6 +248,9 @@ impl KcpConfig {
         #[cfg(feature = "layers")]
         if let Some(error) = self.wrong {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        if self.dscp > 63 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "dscp outside 0..=63"));
         }
         let valid = self.session.validate().and_then(|()| self.inner_session().validate());
         valid.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))

@@ -225,6 +225,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) datagram: Option<&'a [u8]>,
     /// All of it, for the session's layers.
     pub(crate) whole: &'a [u8],
+    /// Of the keys that the socket has had, which one opened it.
+    pub(crate) key: u32,
 }
 
 /// Hands datagrams of one sender to their sessions: one lock per run of the same conversation.
@@ -244,12 +246,14 @@ fn deliver(
                 conv: conv_of(datagram),
                 datagram: Some(datagram),
                 whole: datagram,
+                key: 0,
             });
             dispatch(shard, now, from, packets, touched);
         }
         Some(front) => {
-            let packets = datagrams.chunks_mut(stride).filter_map(|packet| match front.open(packet) {
-                Ok(plain) => Some(Front::route(plain)),
+            let keys = front.keys();
+            let packets = datagrams.chunks_mut(stride).filter_map(|packet| match keys.open(packet) {
+                Ok((plain, key)) => Some(Front::route(plain, key)),
                 Err(_) => {
                     count(&shard.counters.dropped_unsealed);
                     None
@@ -274,14 +278,26 @@ fn dispatch<'a>(
             continue;
         };
         let key = (from, conv);
-        let admit = || packet.datagram.and_then(|datagram| shard.admit(key, datagram, now));
+        let admit = || {
+            packet
+                .datagram
+                .filter(|_| shard.is_current_key(packet.key))
+                .and_then(|datagram| shard.admit(key, datagram, now))
+        };
         let Some(session) = shard.registry.get(&key).or_else(admit) else {
             if packet.datagram.is_none() {
                 count(&shard.counters.dropped_unknown);
+            } else if !shard.is_current_key(packet.key) {
+                count(&shard.counters.dropped_unsealed);
             }
             continue;
         };
         let mut state = session.lock();
+        if state.layered.as_ref().is_some_and(|layered| layered.key() != packet.key) {
+            // Who speaks for a session must have the key that it began with.
+            count(&shard.counters.dropped_unsealed);
+            continue;
+        }
         session.share(&mut state);
         let mut next = Some(packet);
         while let Some(packet) = next {
@@ -302,7 +318,7 @@ fn dispatch<'a>(
                 None => take(packet.whole),
                 Some(layered) => layered.receive(now, packet.whole, take),
             }
-            next = rest.next_if(|packet| packet.conv == Some(conv));
+            next = rest.next_if(|next| next.conv == Some(conv) && next.key == packet.key);
         }
         // Before the next session asks for its share; the epilogue comes after the whole batch.
         session.account(&mut state);

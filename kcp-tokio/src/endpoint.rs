@@ -35,7 +35,7 @@ impl KcpEndpoint {
     #[allow(clippy::unused_async, reason = "registering with the runtime is async by contract, as in tokio")]
     pub async fn bind(addr: SocketAddr, config: KcpConfig) -> io::Result<Self> {
         config.validate()?;
-        let socket = UdpIo::new(bind(addr)?, config.socket_buffer)?;
+        let socket = UdpIo::new(bind(addr)?, &config)?;
         Self::from_socket(Arc::new(socket), config)
     }
 
@@ -89,6 +89,19 @@ impl KcpEndpoint {
         config.validate()?;
         let socket = crate::connect::adopt(socket, &config, None).await?;
         Self::from_socket(socket, config)
+    }
+
+    /// Sessions opened from now on have the session parameters, the error correction and the key of `config`; those that live keep
+    /// theirs, and go on. What concerns the socket (buffers, budgets, limits, filter) stays as it was.
+    ///
+    /// A session keeps its old key until it ends, but follows its peer to no other address any more once the key has changed.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration out of range; `Unsupported` where packets could not be told apart: between layers and
+    /// none, and to another key from or to none (`null` included). Nothing has changed then.
+    pub fn reconfigure(&self, config: &KcpConfig) -> io::Result<()> {
+        config.validate()?;
+        self.shard.reconfigure(config)
     }
 
     /// Moves all sessions to another socket: see [`KcpStream::rebind`].

@@ -330,7 +330,7 @@ impl Session {
         if let Some(layered) = layered {
             layered.hold(!core.is_validated());
         }
-        let framing = Framing { max_datagrams: self.shard.max_run };
+        let framing = Framing { max_datagrams: self.shard.max_run() };
         let mut send_all = |scratch: &mut Vec<u8>| {
             for _ in 0..runs {
                 scratch.clear();

@@ -35,7 +35,8 @@ pub(crate) struct Shard {
     /// Changes when the endpoint moves to another socket.
     socket: RwLock<Arc<dyn DatagramSocket>>,
     pub(crate) config: KcpConfig,
-    session_config: Arc<SessionConfig>,
+    /// Of sessions to come.
+    session_config: RwLock<Arc<SessionConfig>>,
     /// Encryption and error correction, if any.
     pub(crate) front: Option<Front>,
     pub(crate) registry: Registry,
@@ -43,7 +44,7 @@ pub(crate) struct Shard {
     pub(crate) budget: Budget,
     pub(crate) logs: LogLimits,
     /// Datagrams in one transmit run.
-    pub(crate) max_run: usize,
+    max_run: AtomicUsize,
     /// Sessions with work for the driver. Lock order: session, then any of these; never two of these at once.
     work: Mutex<Vec<Arc<Session>>>,
     /// Sessions that wait for the socket to have room.
@@ -82,9 +83,9 @@ impl Shard {
     ) -> io::Result<Arc<Self>> {
         let mtu = config.session.mtu_bytes();
         Ok(Arc::new(Self {
-            max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
+            max_run: AtomicUsize::new(socket.max_run().min(MAX_RUN_BYTES / mtu).max(1)),
             socket: RwLock::new(socket),
-            session_config: Arc::new(config.inner_session()),
+            session_config: RwLock::new(Arc::new(config.inner_session())),
             front: Front::of(&config)?,
             logs: LogLimits::default(),
             budget: Budget::new(config.recv_budget, config.send_budget),
@@ -119,6 +120,29 @@ impl Shard {
 
     pub(crate) fn socket(&self) -> Arc<dyn DatagramSocket> {
         self.socket.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a packet that this key opened may open a session.
+    pub(crate) fn is_current_key(&self, key: u32) -> bool {
+        self.front.as_ref().is_none_or(|front| front.keys().current == key)
+    }
+
+    fn session_config(&self) -> Arc<SessionConfig> {
+        self.session_config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn max_run(&self) -> usize {
+        self.max_run.load(Ordering::Relaxed)
+    }
+
+    /// Sessions to come are of this configuration.
+    pub(crate) fn reconfigure(&self, config: &KcpConfig) -> io::Result<()> {
+        Front::reconfigure(self.front.as_ref(), config)?;
+        // Of runs that are under way the longest must fit, whatever the session.
+        self.max_run.fetch_min((MAX_RUN_BYTES / config.session.mtu_bytes()).max(1), Ordering::Relaxed);
+        *self.session_config.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(config.inner_session());
+        Ok(())
     }
 
     /// Moves to another socket: extended peers follow within a round trip.
@@ -194,7 +218,7 @@ impl Shard {
             if conv == 0 || self.registry.is_buried(&(peer, conv), now) {
                 continue;
             }
-            let (config, seed) = (self.session_config.clone(), seed()?);
+            let (config, seed) = (self.session_config(), seed()?);
             let core = if lazy || !self.config.connect_probe {
                 kcp_core::Session::connect_lazy(conv, config, seed, now)
             } else {
@@ -231,7 +255,8 @@ impl Shard {
         {
             return session.follow(peer, datagram, now).then_some(session);
         }
-        let window = self.config.session.recv_window_segments();
+        let config = self.session_config();
+        let window = config.recv_window_segments();
         let Some((conv, opening)) = kcp_core::admission::first_segment(datagram, window) else {
             count(&self.counters.dropped_unknown);
             self.answer(peer, datagram, None, now);
@@ -270,7 +295,7 @@ impl Shard {
         }
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
         let chosen = if conv == 0 { (random().ok()? as u32).max(1) } else { conv };
-        let core = kcp_core::Session::accept(chosen, self.session_config.clone(), seed().ok()?, now);
+        let core = kcp_core::Session::accept(chosen, config, seed().ok()?, now);
         let layered = self.front.as_ref().map(|front| front.session(true)).transpose().ok()?;
         let session = Session::new(self.clone(), peer, core, layered, true);
         {

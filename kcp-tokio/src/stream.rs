@@ -18,6 +18,7 @@ use crate::config::KcpConfig;
 use crate::connect;
 use crate::error::KcpError;
 use crate::halves::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use crate::handle::SessionHandle;
 use crate::messages::KcpMessages;
 use crate::session::Session;
 
@@ -173,6 +174,12 @@ impl KcpStream {
     #[must_use]
     pub fn is_extended(&self) -> bool {
         self.session().lock().core.is_extended()
+    }
+
+    /// A look at this session from outside the stream, which it may outlive.
+    #[must_use]
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle::new(self.session().clone())
     }
 
     /// Sends a message; in message mode its boundaries are kept.

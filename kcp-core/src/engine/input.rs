@@ -20,8 +20,10 @@ const ACK_DELAY_DIVISOR: u64 = 4;
 const MIN_ACK_DELAY: u64 = 1_000;
 const MAX_ACK_DELAY: u64 = 10_000;
 
-/// How much later than its rhythm an application may write, in microseconds.
+/// How much later than its rhythm an application may write, in microseconds: runtimes count in milliseconds.
 const WRITE_SLACK: u64 = 1_000;
+/// What is owed to one of our kind waits for a write within so many halves of `interval`.
+const WRITE_HALVES: u64 = 3;
 
 /// What an accepted datagram meant.
 #[derive(Copy, Clone, Debug, Default)]
@@ -47,6 +49,7 @@ struct Applied {
     fresh: u32,
     /// Segments that were.
     repeated: bool,
+
     /// Latest `sent_at` among the ACKs whose echo is exact.
     sample: Option<Timestamp>,
     /// How long the peer held that ACK, in microseconds.
@@ -277,8 +280,10 @@ impl Engine {
 
     /// When the application is likely to write next, if that is soon enough for what is owed to one of our kind to wait.
     fn next_write(&self, now: Timestamp) -> Option<Timestamp> {
-        let next = self.wrote_at.plus_micros(self.write_gap).plus_micros(WRITE_SLACK);
-        let soon = next > now && next <= now.plus_micros(self.params.interval.saturating_add(WRITE_SLACK));
+        let [last, before] = self.write_gaps;
+        let next = self.wrote_at.plus_micros(u64::from(last.max(before))).plus_micros(WRITE_SLACK);
+        let soon =
+            next > now && next <= now.plus_micros(self.params.interval.saturating_mul(WRITE_HALVES) / 2);
         (self.una_suffices && soon).then_some(next)
     }
 

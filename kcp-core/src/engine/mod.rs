@@ -137,9 +137,9 @@ pub(crate) struct Engine {
     told_hold: u64,
     /// When data last arrived.
     data_at: Timestamp,
-    /// When the application last wrote, and how long after the time before: what is owed may ride with the next.
+    /// When the application last wrote, and the two gaps before that, in microseconds: what is owed may ride with the next.
     wrote_at: Timestamp,
-    write_gap: u64,
+    write_gaps: [u32; 2],
     /// When it last got an ACK, of which it takes the round-trip time.
     sampled_at: Option<Timestamp>,
     /// Data segments received since ACKs were last sent.
@@ -185,7 +185,7 @@ impl Engine {
             told_hold: 0,
             data_at: Timestamp::ZERO,
             wrote_at: Timestamp::ZERO,
-            write_gap: u64::MAX,
+            write_gaps: [u32::MAX; 2],
             unacked: 0,
             ask: false,
             tell: false,
@@ -295,7 +295,8 @@ impl Engine {
     }
 
     fn hold(&mut self, now: Timestamp) {
-        self.write_gap = crate::time::saturating_micros(now.saturating_since(self.wrote_at));
+        let gap = saturating_micros(now.saturating_since(self.wrote_at));
+        self.write_gaps = [u32::try_from(gap).unwrap_or(u32::MAX), self.write_gaps[0]];
         self.wrote_at = now;
         if self.params.write_delay && self.hold_until.is_none() {
             self.hold_until = Some(now.plus_micros(self.params.interval));

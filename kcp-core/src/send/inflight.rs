@@ -32,7 +32,7 @@ pub(crate) struct Slot {
     /// `ts` of the latest transmission, which its ACK echoes.
     ts: u32,
     /// Time of the latest transmission.
-    sent_at: Timestamp,
+    pub(crate) sent_at: Timestamp,
     /// Position of the latest transmission in send order.
     order: u64,
     /// Microseconds; grows with every timeout. Only meaningful once `xmit > 1`.
@@ -498,8 +498,16 @@ impl Inflight {
     }
 
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
-    /// to the next one after a timeout; `rto` is that of a segment sent now.
-    pub(crate) fn resent(&mut self, ts: u32, now: Timestamp, rto: u64, backoff: impl Fn(u64) -> u64) {
+    /// to the next one after a timeout; `rto` is that of a segment sent now. `protect`: a copy of a small one rides along with
+    /// something later.
+    pub(crate) fn resent(
+        &mut self,
+        ts: u32,
+        now: Timestamp,
+        rto: u64,
+        backoff: impl Fn(u64) -> u64,
+        protect: bool,
+    ) {
         let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else {
             return;
         };
@@ -518,10 +526,10 @@ impl Inflight {
         slot.order = order;
         slot.rides = 0;
         slot.deferred = false;
-        let small = slot.data.len() <= SMALL;
+        let ride = protect && slot.data.len() <= SMALL;
         let deadline = now.plus_micros(slot.rto);
         self.note(before);
-        if small {
+        if ride {
             self.protect(sn);
         }
         let Self { slots, una, repairs, .. } = self;
@@ -581,7 +589,7 @@ mod tests {
         let mut out = Vec::new();
         while let Some((sn, cause, _)) = ring.peek_due() {
             out.push((sn.value(), cause));
-            ring.resent(5000, now, RTO, |rto| rto * 2);
+            ring.resent(5000, now, RTO, |rto| rto * 2, true);
         }
         out
     }
@@ -772,7 +780,7 @@ mod tests {
                     let model = naive.get_mut(&n).unwrap();
                     assert!(model.due && !model.acked);
                     assert_eq!(model.xmit, slot.xmit);
-                    ring.resent(order as u32, at(now), RTO, |rto| rto);
+                    ring.resent(order as u32, at(now), RTO, |rto| rto, true);
                     model.due = false;
                     model.xmit += 1;
                     model.order = order;

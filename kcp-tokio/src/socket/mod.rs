@@ -1,5 +1,6 @@
 //! What the driver needs of a datagram socket.
 
+mod marked;
 mod readiness;
 mod udp;
 

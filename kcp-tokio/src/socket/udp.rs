@@ -6,8 +6,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use super::marked;
 use super::readiness::Readiness;
 use super::{DatagramSocket, Sink};
+use crate::config::KcpConfig;
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -30,11 +32,18 @@ pub(crate) struct UdpIo {
     state: UdpSocketState,
     /// Buffers of the next receive call.
     batch: AtomicUsize,
+    /// With a class of service: quinn-udp would clear it in each datagram.
+    marked: bool,
 }
 
 impl UdpIo {
-    /// Takes over a socket, and asks for kernel buffers of `buffer` bytes.
-    pub(crate) fn new(io: UdpSocket, buffer: usize) -> io::Result<Self> {
+    /// Takes over a socket, and asks for kernel buffers and the class of service that are configured.
+    pub(crate) fn new(io: UdpSocket, config: &KcpConfig) -> io::Result<Self> {
+        let buffer = config.socket_buffer;
+        let marked = config.dscp != 0;
+        if marked {
+            marked::set(&io, config.dscp)?;
+        }
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
@@ -44,7 +53,7 @@ impl UdpIo {
         if granted < buffer / 2 {
             warn_once(granted, buffer);
         }
-        Ok(Self { io: Readiness::new(io)?, state, batch: AtomicUsize::new(MIN_BATCH) })
+        Ok(Self { io: Readiness::new(io)?, state, batch: AtomicUsize::new(MIN_BATCH), marked })
     }
 }
 
@@ -111,7 +120,14 @@ impl DatagramSocket for UdpIo {
                 src_ip: None,
             };
             let gso = self.state.max_gso_segments();
-            match self.io.try_send(|socket| self.state.try_send(UdpSockRef::from(socket), &transmit)) {
+            let sent_now = self.io.try_send(|socket| {
+                if self.marked {
+                    marked::send(socket, to, train, transmit.segment_size)
+                } else {
+                    self.state.try_send(UdpSockRef::from(socket), &transmit)
+                }
+            });
+            match sent_now {
                 Ok(()) => sent += train.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return if sent > 0 { Ok(sent) } else { Err(error) };
