@@ -237,7 +237,7 @@ fn report(args: &Args, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
         plot::lines(
             &out.join(format!("goodput-{setting}-{rtt_ms}-{figure}.svg")),
             labels,
-            figure == "goodput",
+            [false, figure == "goodput"],
             &lines,
         )?;
     }

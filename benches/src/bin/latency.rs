@@ -248,7 +248,7 @@ fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
         plot::lines(
             &out.join(format!("latency-{work}-{figure}-{pattern}.svg")),
             labels,
-            figure != "bytes",
+            [false, figure != "bytes"],
             &lines,
         )?;
     }

@@ -2,8 +2,9 @@
 //! stream mode, equal windows, no encryption but QUIC's.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kcp_tokio::{KcpConfig, KcpEndpoint, KcpListener, KcpStream, SessionConfig};
@@ -11,14 +12,30 @@ use quinn::crypto::rustls::QuicClientConfig;
 use registry_kcp_tokio as rust_kcp;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::Peer;
 
 /// What all of them are.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Bytes of datagrams sent and received, without IP and UDP headers, where the peer counts them.
+    fn wire(&self) -> Option<[u64; 2]> {
+        None
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl Stream for KcpStream {
+    fn wire(&self) -> Option<[u64; 2]> {
+        let stats = self.stats();
+        Some([stats.bytes_sent, stats.bytes_received])
+    }
+}
+
+impl Stream for tokio_kcp::KcpStream {}
+impl Stream for kcp_rs::KcpStream {}
+impl Stream for rust_kcp::KcpStream {}
+impl Stream for TcpStream {}
+impl Stream for tokio::io::Join<quinn::RecvStream, quinn::SendStream> {}
 
 /// Any of them.
 pub type AnyStream = Box<dyn Stream>;
@@ -132,6 +149,10 @@ fn quic_client() -> Result<quinn::ClientConfig, Box<dyn std::error::Error>> {
     Ok(config)
 }
 
+fn no_streams() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "a ceiling has no streams")
+}
+
 /// A listener of any peer.
 pub enum Listener {
     /// Ours.
@@ -194,6 +215,7 @@ impl Listener {
                 Self::Quinn(quinn::Endpoint::server(config, at)?)
             }
             Peer::Tcp => Self::Tcp(TcpListener::bind(at).await?),
+            Peer::Ceiling(_) => return Err(no_streams()),
         })
     }
 
@@ -263,6 +285,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct Dialer {
     peer: Peer,
+    dialled: AtomicUsize,
     window: u16,
     server: SocketAddr,
     ours: Option<KcpEndpoint>,
@@ -292,7 +315,7 @@ impl Dialer {
             }
             _ => None,
         };
-        Ok(Self { peer, window, server, ours, quinn })
+        Ok(Self { peer, dialled: AtomicUsize::new(0), window, server, ours, quinn })
     }
 
     /// One more connection.
@@ -324,10 +347,18 @@ impl Dialer {
                     .map_err(|e| other(e.to_string()))?,
             ),
             Peer::Tcp => {
-                let stream = TcpStream::connect(server).await?;
+                // One address has some 28 000 ports.
+                let n = self.dialled.fetch_add(1, Ordering::Relaxed) / 20_000;
+                let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::try_from(n).unwrap_or(0));
+                let socket = TcpSocket::new_v4()?;
+                if n > 0 {
+                    socket.bind((from, 0).into())?;
+                }
+                let stream = socket.connect(server).await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
+            Peer::Ceiling(_) => return Err(no_streams()),
             _ => {
                 Box::new(KcpStream::connect_with(server, ours(self.peer, window)).await?)
             }

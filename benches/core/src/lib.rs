@@ -2,6 +2,7 @@
 //!
 //! - **burst**: per round offer up to a window of messages, 10 ms pass, flush one end, deliver, read everything, flush the
 //!   other end, deliver back.
+//! - **tick**: steps of 1 ms, 25 ms each way; a fiftieth of a window of messages and one flush per end and step.
 //! - **event**: the window is spread over a round trip of 50 ms; in each step one message is offered, what has arrived is
 //!   delivered, and an end is flushed after every datagram it gets.
 //!
@@ -10,12 +11,15 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cpu_time::ThreadTime;
 use kcp_core::{Framing, NoDelay, Seed, Session, SessionConfig, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// Payload of a full segment at mtu 1400.
 pub const MSS: usize = 1376;
@@ -27,16 +31,40 @@ pub const SMALL: usize = 64;
 pub const WINDOWS: [u32; 6] = [32, 128, 512, 1024, 4096, 16384];
 
 /// How messages and time are interleaved.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pattern {
     /// A window at once.
     Burst,
+    /// What a millisecond brings.
+    Tick,
     /// One message at a time.
     Event,
 }
 
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Burst => "burst",
+            Self::Tick => "tick",
+            Self::Event => "event",
+        })
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        [Self::Burst, Self::Tick, Self::Event]
+            .into_iter()
+            .find(|pattern| pattern.to_string() == name)
+            .ok_or_else(|| format!("no pattern is called {name}"))
+    }
+}
+
 /// What is measured.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, Debug, Deserialize, Serialize)]
 pub struct Workload {
     /// How messages and time are interleaved.
     pub pattern: Pattern,
@@ -59,17 +87,104 @@ pub enum Peer {
     Null,
 }
 
-/// Nanoseconds of CPU per delivered segment, both ends together.
+/// The middle value; NaN of none.
+#[must_use]
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A workload under way, its first three windows moved.
+pub struct Driver(Box<dyn Drive>);
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Driver")
+    }
+}
+
+impl Driver {
+    /// Two ends and three windows between them, or as much as `limit` of CPU time allows.
+    ///
+    /// # Panics
+    /// When something else arrives than was sent.
+    #[must_use]
+    pub fn new(peer: Peer, workload: Workload, limit: Option<Duration>) -> Self {
+        let window = workload.window;
+        let mut driver = Self(match peer {
+            Peer::Ours => Box::new(State::new([Ours::new(window), Ours::new(window)], workload)),
+            Peer::C => Box::new(State::new([C::new(window), C::new(window)], workload)),
+            Peer::Null => Box::new(State::new([Null::default(), Null::default()], workload)),
+        });
+        driver.run(u64::from(window) * 3, limit);
+        driver
+    }
+
+    /// Delivers so many segments more, or as many as `limit` of CPU time allows; returns how many.
+    ///
+    /// # Panics
+    /// When something else arrives than was sent.
+    pub fn run(&mut self, segments: u64, limit: Option<Duration>) -> u64 {
+        self.0.run(segments, limit)
+    }
+}
+
+/// What a measurement has shown.
+#[derive(Copy, Clone, Debug)]
+pub struct Measured {
+    /// Nanoseconds of CPU per delivered segment, both ends together.
+    pub ns: f64,
+    /// The segments that it rests on; fewer than were asked for when the limit came first.
+    pub segments: u64,
+}
+
+/// Measures `segments` after three windows uncounted; for each of both at most `limit` of CPU time.
 ///
 /// # Panics
 /// When something else arrives than was sent.
 #[must_use]
-pub fn measure(peer: Peer, workload: Workload, segments: u64) -> f64 {
-    let window = workload.window;
-    match peer {
-        Peer::Ours => run([Ours::new(window), Ours::new(window)], workload, segments),
-        Peer::C => run([C::new(window), C::new(window)], workload, segments),
-        Peer::Null => run([Null::default(), Null::default()], workload, segments),
+pub fn measure(peer: Peer, workload: Workload, segments: u64, limit: Option<Duration>) -> Measured {
+    let mut driver = Driver::new(peer, workload, limit);
+    let since = ThreadTime::now();
+    let segments = driver.run(segments, limit);
+    Measured { ns: since.elapsed().as_nanos() as f64 / segments.max(1) as f64, segments }
+}
+
+/// A row of the table: nanoseconds per segment.
+#[derive(Copy, Clone, Debug, Deserialize, Serialize)]
+pub struct Cell {
+    /// Of what.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// `kcp_core::Session`.
+    pub ours: f64,
+    /// `ikcp.c`.
+    pub c: f64,
+    /// The segments that the C figure rests on.
+    pub c_segments: u64,
+    /// The C figure rests on fewer segments than it should, since it took too long.
+    pub c_cut: bool,
+    /// No protocol, no loss.
+    pub null: f64,
+}
+
+impl Cell {
+    /// How much longer `ikcp.c` takes than ours, the driver and its copies included.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        self.c / self.ours
+    }
+
+    /// The same without what the driver takes with no protocol in it.
+    #[must_use]
+    pub fn net(&self) -> f64 {
+        (self.c - self.null) / (self.ours - self.null).max(1.0)
+    }
+
+    /// How much a segment's cost grows from a small window to a large one: as measured, and without what the driver grows.
+    #[must_use]
+    pub fn growth(small: &Self, large: &Self) -> [f64; 2] {
+        [large.ours / small.ours, (large.ours - large.null + small.null) / small.ours]
     }
 }
 
@@ -287,8 +402,8 @@ impl End for Null {
     }
 }
 
-/// Delivers what has arrived; true if something has.
-fn deliver<E: End>(wire: &mut Wire, now: u64, drop: &mut dyn FnMut() -> bool, mut to: impl FnMut(&[u8])) {
+/// Delivers what has arrived.
+fn deliver(wire: &mut Wire, now: u64, drop: &mut dyn FnMut() -> bool, mut to: impl FnMut(&[u8])) {
     while let Some(packet) = wire.receive(now) {
         for datagram in packet.bytes.chunks(packet.stride.max(1)) {
             if !drop() {
@@ -299,69 +414,112 @@ fn deliver<E: End>(wire: &mut Wire, now: u64, drop: &mut dyn FnMut() -> bool, mu
     }
 }
 
-fn run<E: End>(ends: [E; 2], workload: Workload, segments: u64) -> f64 {
-    let Workload { pattern, size, window, loss } = workload;
-    let [mut a, mut b] = ends;
-    let (mut there, mut back) = (Wire::default(), Wire::default());
-    let mut rng = fastrand::Rng::with_seed(7);
-    let mut drop = || loss > 0.0 && rng.f64() < loss;
-    let mut message = vec![0x5A; size];
-    let mut buf = vec![0; size];
-    let wnd = u64::from(window);
-    let (mut offered, mut delivered, mut step) = (0u64, 0u64, 0u64);
-    let warmup = wnd * 3;
-    let mut counted_from = None;
-    while delivered < segments + warmup {
-        if delivered >= warmup && counted_from.is_none() {
-            counted_from = Some((ThreadTime::now(), delivered));
+/// Whatever the ends are.
+trait Drive {
+    fn run(&mut self, segments: u64, limit: Option<Duration>) -> u64;
+}
+
+/// Offered messages and steps between two looks at the clock: a look is a system call.
+const LOOK: u64 = 1024;
+
+struct State<E> {
+    workload: Workload,
+    ends: [E; 2],
+    there: Wire,
+    back: Wire,
+    rng: fastrand::Rng,
+    message: Vec<u8>,
+    buf: Vec<u8>,
+    offered: u64,
+    delivered: u64,
+    step: u64,
+}
+
+impl<E: End> State<E> {
+    fn new(ends: [E; 2], workload: Workload) -> Self {
+        Self {
+            workload,
+            ends,
+            there: Wire::default(),
+            back: Wire::default(),
+            rng: fastrand::Rng::with_seed(7),
+            message: vec![0x5A; workload.size],
+            buf: vec![0; workload.size],
+            offered: 0,
+            delivered: 0,
+            step: 0,
         }
-        step += 1;
+    }
+
+    fn step(&mut self) {
+        let Workload { pattern, window, loss, .. } = self.workload;
+        let Self { ends: [a, b], there, back, rng, message, buf, offered, delivered, step, .. } = self;
+        let wnd = u64::from(window);
+        let mut drop = || loss > 0.0 && rng.f64() < loss;
+        *step += 1;
         let (now, due) = match pattern {
-            Pattern::Burst => (step * 10_000, 0),
-            Pattern::Event => (step * 50_000 / wnd, (step + wnd / 2) * 50_000 / wnd),
+            Pattern::Burst => (*step * 10_000, 0),
+            Pattern::Tick => (*step * 1000, (*step + 25) * 1000),
+            Pattern::Event => (*step * 50_000 / wnd, (*step + wnd / 2) * 50_000 / wnd),
         };
         let upto = match pattern {
-            Pattern::Burst => delivered + wnd,
-            // Less than a window waits or flies.
-            Pattern::Event => (offered + 1).min(delivered + wnd * 2),
+            Pattern::Burst => *delivered + wnd,
+            // Less than a window waits, besides what flies.
+            Pattern::Tick => (*offered + wnd.div_ceil(50)).min(*delivered + wnd * 2),
+            Pattern::Event => (*offered + 1).min(*delivered + wnd * 2),
         };
-        while offered < upto {
+        while *offered < upto {
             message[..8].copy_from_slice(&offered.to_le_bytes());
-            a.send(now, &message);
-            offered += 1;
+            a.send(now, message);
+            *offered += 1;
         }
-        let mut read = |b: &mut E, delivered: &mut u64| {
-            while b.recv(now, &mut buf) {
+        let mut read = |b: &mut E| {
+            while b.recv(now, buf) {
                 assert_eq!(buf[..8], delivered.to_le_bytes());
                 *delivered += 1;
             }
         };
+        a.flush(now, due, there);
         match pattern {
-            Pattern::Burst => {
-                a.flush(now, due, &mut there);
-                deliver::<E>(&mut there, now, &mut drop, |datagram| b.input(now, datagram));
-                read(&mut b, &mut delivered);
-                b.flush(now, due, &mut back);
-                deliver::<E>(&mut back, now, &mut drop, |datagram| a.input(now, datagram));
+            Pattern::Burst | Pattern::Tick => {
+                deliver(there, now, &mut drop, |datagram| b.input(now, datagram));
+                read(b);
+                b.flush(now, due, back);
+                deliver(back, now, &mut drop, |datagram| a.input(now, datagram));
             }
             Pattern::Event => {
-                a.flush(now, due, &mut there);
-                deliver::<E>(&mut there, now, &mut drop, |datagram| {
+                deliver(there, now, &mut drop, |datagram| {
                     b.input(now, datagram);
-                    read(&mut b, &mut delivered);
-                    b.flush(now, due, &mut back);
+                    read(b);
+                    b.flush(now, due, back);
                 });
                 if b.is_due(now) {
-                    b.flush(now, due, &mut back);
+                    b.flush(now, due, back);
                 }
-                deliver::<E>(&mut back, now, &mut drop, |datagram| {
+                deliver(back, now, &mut drop, |datagram| {
                     a.input(now, datagram);
-                    a.flush(now, due, &mut there);
+                    a.flush(now, due, there);
                 });
             }
         }
     }
-    let (since, before) = counted_from.unwrap_or((ThreadTime::now(), 0));
-    let cpu: Duration = since.elapsed();
-    cpu.as_nanos() as f64 / (delivered - before) as f64
+}
+
+impl<E: End> Drive for State<E> {
+    fn run(&mut self, segments: u64, limit: Option<Duration>) -> u64 {
+        let (before, since) = (self.delivered, limit.map(|limit| (limit, ThreadTime::now())));
+        let mut looked = 0;
+        while self.delivered - before < segments {
+            self.step();
+            if let Some((limit, since)) = since
+                && self.step + self.offered >= looked + LOOK
+            {
+                looked = self.step + self.offered;
+                if since.elapsed() > limit {
+                    break;
+                }
+            }
+        }
+        self.delivered - before
+    }
 }

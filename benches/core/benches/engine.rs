@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use kcp_benches::engine::{MSS, Pattern, Peer, WINDOWS, Workload, measure};
+use kcp_benches_core::{MSS, Pattern, Peer, WINDOWS, Workload, measure};
 
 fn engine(criterion: &mut Criterion) {
-    for pattern in [Pattern::Burst, Pattern::Event] {
+    for pattern in [Pattern::Burst, Pattern::Tick, Pattern::Event] {
         let mut group = criterion.benchmark_group(format!("engine_ns_per_segment_{pattern:?}"));
         group
             .sample_size(10)
@@ -20,7 +20,7 @@ fn engine(criterion: &mut Criterion) {
                     // What `measure` reports is the time per segment, without its warm-up.
                     bencher.iter_custom(|iterations| {
                         let segments = iterations.max(u64::from(window) * 2);
-                        let each = measure(Peer::Ours, workload, segments);
+                        let each = measure(Peer::Ours, workload, segments, None).ns;
                         Duration::from_nanos((each * iterations as f64) as u64)
                     });
                 });
