@@ -6,12 +6,12 @@ use std::sync::Arc;
 use kcp_core::{Framing, Seed, Session, SessionConfig, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
-const RECV_BUFFER: usize = 1 << 20;
+const RECV_BUFFER: u64 = 1 << 20;
 
 /// A session of conversation 0 (and token 1, 2, ..., which the fuzzer finds out by itself) that is
 /// fresh on either side, in the middle of a transfer, before a closed window, at the wrap, ending or at its end.
 fn session(mode: u8) -> Session {
-    let config = SessionConfig::turbo().stream(mode & 1 == 0).recv_window(64 + u32::from(mode)).recv_buffer(RECV_BUFFER);
+    let config = SessionConfig::turbo().stream(mode & 1 == 0).recv_window(64 + u32::from(mode)).recv_buffer(RECV_BUFFER as usize);
     let config = Arc::new(config.write_delay(mode & 128 != 0).redundancy(mode >> 6));
     let (seed, at) = (Seed::from_u64(0), Timestamp::ZERO);
     let mut session = match mode >> 2 & 7 {

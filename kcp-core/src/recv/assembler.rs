@@ -96,7 +96,7 @@ impl Assembler {
         self.bytes = self.bytes.saturating_sub(segment.data.len());
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn set_next(&mut self, next: Seq) {
         assert!(self.slots.is_empty());
         self.next = next;
