@@ -281,8 +281,8 @@ mod tests {
                     let fragments = if stream { 1 } else { 1 + rng.below(4) };
                     let mut message = vec![];
                     for frg in (0..fragments).rev() {
-                        // A stream's empty segments never get here.
-                        let len = rng.below(6) + u64::from(stream);
+                        // Of a longer message no fragment is empty, and a stream's empty segments never get here.
+                        let len = rng.below(6) + u64::from(stream || fragments > 1);
                         let data: alloc::vec::Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
                         message.extend_from_slice(&data);
                         let data = if rng.chance(50) { queue.copy(&data) } else { data.into() };

@@ -300,7 +300,8 @@ mod tests {
                         assert!(queue.is_empty() && next.is_none());
                         continue;
                     };
-                    assert!(piece.data.len() <= longest);
+                    // Fragments but the first were cut together, at the mss of that time.
+                    assert!(piece.data.len() <= longest || (!stream && piece.data.len() <= 50));
                     assert_eq!(Some(piece.data.len()), next);
                     taken.last_mut().unwrap().extend_from_slice(&piece.data);
                     if !stream && piece.frg == 0 {

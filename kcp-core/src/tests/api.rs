@@ -2,10 +2,8 @@
 
 use core::time::Duration;
 
-use bytes::Bytes;
-
 use super::util::{lone, output, quiet, segment, sent};
-use crate::wire::Command::{Ack, Push, Wins};
+use crate::wire::Command::{Ack, Push};
 use crate::{Kcp, NoDelay, ReadError, Seed, SessionConfig, Timestamp};
 
 const NOW: Timestamp = Timestamp::from_millis(50);
@@ -166,18 +164,4 @@ fn the_latest_transmission_gives_the_sample() {
     let acks = [(40, 1), (0, 0)].map(|(ts, sn)| segment(Ack, 0, 128, ts, sn, 2, b""));
     end.handle_datagram(at(100), &acks.concat()).unwrap();
     assert_eq!(end.rtt(), Some(Duration::from_millis(60)));
-}
-
-/// A window that opens again lets go what waited behind it, at once; one that was open all the time repeats nothing.
-#[test]
-fn a_reopened_window_repeats_the_first_and_only_then() {
-    let mut end = lone(quiet());
-    end.send_msg(NOW, Bytes::from_static(b"first")).unwrap();
-    assert_eq!(sent(&mut end, NOW), [(Push, 0, 5)]);
-    end.handle_datagram(NOW, &segment(Wins, 0, 128, 0, 1, 0, b"")).unwrap();
-    assert_eq!(sent(&mut end, NOW), [], "was not closed");
-    end.handle_datagram(NOW, &segment(Wins, 0, 0, 0, 1, 0, b"")).unwrap();
-    assert_eq!(sent(&mut end, NOW), []);
-    end.handle_datagram(NOW, &segment(Wins, 0, 128, 0, 1, 0, b"")).unwrap();
-    assert_eq!(sent(&mut end, NOW + Duration::from_millis(1)), [(Push, 0, 5)]);
 }
