@@ -9,6 +9,7 @@ use crate::error::InputError;
 use crate::recv::assembler::Received;
 use crate::send::inflight::AckOutcome;
 use crate::seq::Seq;
+use crate::stats::bump;
 use crate::time::Timestamp;
 use crate::wire::{Command, Header, Segments};
 
@@ -62,7 +63,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        self.stats.datagrams_received = self.stats.datagrams_received.wrapping_add(1);
+        bump(&mut self.stats.datagrams_received);
         self.stats.bytes_received = self.stats.bytes_received.wrapping_add(datagram.len() as u64);
 
         let (una_before, closed_before) = (self.inflight.una(), self.peer_window == 0);
@@ -71,12 +72,13 @@ impl Engine {
         let had_hole = !self.assembler.is_empty();
         let mut heard = Heard::default();
         let mut applied = Applied::default();
-        if !self.validated {
+        if !self.is_validated() {
             self.seek_proof(segments);
         }
+        let validated = self.is_validated();
         for (header, payload) in segments {
             match header.cmd {
-                Command::Ack if !self.validated => {}
+                Command::Ack if !validated => {}
                 // ACKs are judged against the una from before this datagram: an honest one is often covered by the
                 // una of its own segment.
                 Command::Ack => self.apply_ack(&header, &mut applied),
@@ -90,7 +92,7 @@ impl Engine {
             heard.alive |= !(stale && header.cmd == Command::Wins);
             // From an address that is not proven nothing counts as acknowledged: what is in flight is repeated until its
             // exact echo comes.
-            if self.validated && una.is_before(header.una) {
+            if validated && una.is_before(header.una) {
                 una = header.una;
             }
             // A reordered datagram must not bring back an old window.
@@ -159,27 +161,26 @@ impl Engine {
     }
 
     fn count_rejected(&mut self, error: InputError) {
+        let rare = self.stats.rare.make();
         let counter = match error {
-            InputError::Short => &mut self.stats.rejected_short,
-            InputError::ConvMismatch { .. } => &mut self.stats.rejected_conv,
-            InputError::Truncated { .. } => &mut self.stats.rejected_truncated,
-            InputError::UnknownCommand(_) => &mut self.stats.rejected_command,
-            InputError::UnaBeyondSent => &mut self.stats.rejected_una,
-            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => {
-                &mut self.stats.rejected_fragment
-            }
+            InputError::Short => &mut rare.rejected_short,
+            InputError::ConvMismatch { .. } => &mut rare.rejected_conv,
+            InputError::Truncated { .. } => &mut rare.rejected_truncated,
+            InputError::UnknownCommand(_) => &mut rare.rejected_command,
+            InputError::UnaBeyondSent => &mut rare.rejected_una,
+            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => &mut rare.rejected_fragment,
             InputError::Closed(_) => return,
         };
-        *counter = counter.wrapping_add(1);
+        bump(counter);
     }
 
     /// Who echoes a timestamp that only we know gets what is sent there.
     fn seek_proof(&mut self, segments: Segments<'_>) {
         for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Ack) {
-            if self.proofs.contains(&(header.sn, header.ts)) {
+            if self.unproven.get().is_some_and(|proofs| proofs.contains(&(header.sn, header.ts))) {
                 return self.validate();
             }
-            self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.mismatched_echoes);
         }
     }
 
@@ -192,15 +193,15 @@ impl Engine {
                 }
             }
             AckOutcome::Acked { sent_at: None } => {
-                self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);
+                self.stats.rarely(|rare| &mut rare.mismatched_echoes);
             }
             AckOutcome::Known => {}
-            AckOutcome::NeverSent => self.stats.ignored_acks = self.stats.ignored_acks.wrapping_add(1),
+            AckOutcome::NeverSent => self.stats.rarely(|rare| &mut rare.ignored_acks),
         }
     }
 
     fn apply_push(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
-        self.stats.segments_received = self.stats.segments_received.wrapping_add(1);
+        bump(&mut self.stats.segments_received);
         let rcv_nxt = self.assembler.next();
         let ahead = header.sn.offset_from(rcv_nxt);
         let beyond = ahead.is_some_and(|ahead| ahead >= self.params.rcv_wnd as usize);
@@ -208,14 +209,14 @@ impl Engine {
         if beyond || (!duplicate && !self.has_room_for(header.sn, rcv_nxt, payload.len())) {
             // Not acknowledged: it will come again when there is room. Who was invited to send it is told that there is none.
             self.tell |= !beyond && self.free_window() == 0;
-            self.stats.beyond_window = self.stats.beyond_window.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.beyond_window);
             return;
         }
         applied.pushes = applied.pushes.saturating_add(1);
         let limit = (self.params.rcv_wnd as usize).saturating_mul(2);
         if duplicate {
             // Acknowledged again: the first ACK may have been lost.
-            self.stats.duplicates = self.stats.duplicates.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.duplicates);
             applied.repeated = true;
             self.acks.forget_repeat(header.sn);
             self.acks.push(header.sn, header.ts, rcv_nxt, limit);
@@ -256,7 +257,7 @@ impl Engine {
         self.stats.payload_received = self.stats.payload_received.wrapping_add(segment.data.len() as u64);
         if self.params.stream && segment.data.is_empty() {
             // Legal, means nothing in a stream, and must neither stall the reader nor look like EOF.
-            self.stats.empty_segments = self.stats.empty_segments.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.empty_segments);
             return;
         }
         if !self.discard && self.reader.push(self.params.stream, segment).is_err() {

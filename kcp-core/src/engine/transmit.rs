@@ -6,6 +6,7 @@ use super::Engine;
 use crate::rtt::RttEstimator;
 use crate::send::inflight::{Cause, SMALL};
 use crate::seq::Seq;
+use crate::stats::bump;
 use crate::time::Timestamp;
 use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Header};
@@ -48,7 +49,7 @@ impl Engine {
         if acks_due || self.tell || self.ask || !writer.is_empty() {
             self.write_control(now, max, &mut writer);
         }
-        if data && self.validated && self.params.nodelay > 0 {
+        if data && self.is_validated() && self.params.nodelay > 0 {
             self.write_riders(now, first_new, &mut writer);
         }
         let run = writer.finish()?;
@@ -101,12 +102,10 @@ impl Engine {
             let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
             self.inflight.resent(ts, now, rto, backoff);
             self.note_proof(sn, ts);
-            let counter = match cause {
-                Cause::Fast => &mut self.stats.fast_retransmits,
-                Cause::Timeout => &mut self.stats.timeout_retransmits,
-            };
-            *counter = counter.wrapping_add(1);
-            self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
+            self.stats.rarely(|rare| match cause {
+                Cause::Fast => &mut rare.fast_retransmits,
+                Cause::Timeout => &mut rare.timeout_retransmits,
+            });
         }
         let (stream, mss) = (self.params.stream, self.params.mss());
         let limit = self.send_limit();
@@ -144,7 +143,7 @@ impl Engine {
                 self.inflight.protect(sn);
             }
             self.note_proof(sn, ts);
-            self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
+            bump(&mut self.stats.segments_sent);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
         }
     }
@@ -161,7 +160,7 @@ impl Engine {
             }
             writer.push(&Header { sn, frg: slot.frg, len: wire_len(len), ..template }, &slot.data);
             self.inflight.rode(sn, ts, now);
-            self.stats.copies_sent = self.stats.copies_sent.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.copies_sent);
         }
     }
 
@@ -198,7 +197,7 @@ impl Engine {
             writer.push(&Header { sn, ts, frg: held, ..template }, &[]);
             self.acks.pop(rcv_nxt);
             self.sampled_at = Some(now);
-            self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);
+            bump(&mut self.stats.acks_sent);
         }
         while !withhold
             && writer.has_room(HEADER_LEN)
@@ -206,7 +205,7 @@ impl Engine {
             && let Some((sn, ts)) = self.acks.next_repeat(rcv_nxt)
         {
             writer.push(&Header { sn, ts, ..template }, &[]);
-            self.stats.acks_repeated = self.stats.acks_repeated.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.acks_repeated);
         }
         if !withhold {
             self.acks.end_flush();
@@ -216,12 +215,12 @@ impl Engine {
         if self.ask && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {
             writer.push(&Header { cmd: Command::Wask, ..template }, &[]);
             self.ask = false;
-            self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.probes_sent);
         }
         if self.tell && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {
             writer.push(&Header { cmd: Command::Wins, ..template }, &[]);
             self.tell = false;
-            self.stats.announcements_sent = self.stats.announcements_sent.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.announcements_sent);
         }
     }
 
@@ -242,7 +241,7 @@ impl Engine {
         header.len = wire_len(payload.len());
         buf.extend_from_slice(&header.encode());
         buf.extend_from_slice(payload);
-        self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
+        self.stats.rarely(|rare| &mut rare.probes_sent);
         let len = HEADER_LEN.saturating_add(payload.len());
         let run = Transmit { datagrams: 1, stride: len, len };
         self.count_sent(&run);

@@ -165,9 +165,8 @@ struct Trace {
     told: BTreeMap<u32, (u32, u16)>,
 }
 
-/// The strict subset: no loss, no reordering, no timeout, a reader that reads, no congestion window (ours grows by what is
-/// acknowledged, ikcp's by calls of `ikcp_input`). Then what is sent, and when, follows from the
-/// protocol alone. The traces of both ends.
+/// The strict subset: no loss, no reordering, no timeout, a reader that reads, no congestion window (whose
+/// growth is not compared). Then what is sent, and when, follows from the protocol alone. The traces of both ends.
 fn lossless(seed: u64, clock: u32, make: [Make; 2]) -> [Trace; 2] {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = Settings {
