@@ -171,7 +171,7 @@ fn lossless(seed: u64, clock: u32, make: [Make; 2]) -> [Trace; 2] {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = Settings {
         mtu: rng.usize(50..=1500),
-        snd_wnd: rng.u32(4..=256),
+        snd_wnd: rng.u32(32..=256),
         rcv_wnd: rng.u32(128..=1024),
         nodelay: rng.bool(),
         interval: rng.i32(10..=40),
@@ -184,7 +184,7 @@ fn lossless(seed: u64, clock: u32, make: [Make; 2]) -> [Trace; 2] {
     let mut ends = make.map(|make| make(&settings));
     let mut links = [0, 1].map(|seed| Link::new(LinkConfig { delay, ..LinkConfig::ideal() }, seed));
     let mut traces = [Trace::default(), Trace::default()];
-    for ms in 0..3000 {
+    for ms in 0..5000 {
         let now = Duration::from_millis(ms.into());
         for side in 0..2 {
             if ms < 2000 && (side == 0 || both) && rng.u8(0..20) == 0 && ends[side].waitsnd() < 500 {
