@@ -319,7 +319,7 @@ mod tests {
                         if ended {
                             oracle.pop_front();
                         }
-                        if !stream && !(ended && expected.is_empty()) {
+                        if !(stream || ended && expected.is_empty()) {
                             break;
                         }
                     }

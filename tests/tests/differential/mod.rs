@@ -10,7 +10,7 @@ use kcp_tests::{pattern, seeds};
 const CONV: u32 = 0x1234_5678;
 
 /// One end, of either make.
-pub trait End {
+pub(crate) trait End {
     fn send(&mut self, data: &[u8]);
     fn recv(&mut self) -> Option<Vec<u8>>;
     fn input(&mut self, datagram: &[u8]);
@@ -19,22 +19,22 @@ pub trait End {
     fn waitsnd(&self) -> usize;
 }
 
-pub struct Settings {
-    pub mtu: usize,
-    pub snd_wnd: u32,
-    pub rcv_wnd: u32,
-    pub nodelay: bool,
-    pub interval: i32,
-    pub resend: i32,
-    pub nc: bool,
-    pub stream: bool,
+pub(crate) struct Settings {
+    pub(crate) mtu: usize,
+    pub(crate) snd_wnd: u32,
+    pub(crate) rcv_wnd: u32,
+    pub(crate) nodelay: bool,
+    pub(crate) interval: i32,
+    pub(crate) resend: i32,
+    pub(crate) nc: bool,
+    pub(crate) stream: bool,
 }
 
 /// The classic face.
-pub struct Ours(kcp_core::Kcp);
+pub(crate) struct Ours(kcp_core::Kcp);
 
 impl Ours {
-    pub fn boxed(settings: &Settings) -> Box<dyn End> {
+    pub(crate) fn boxed(settings: &Settings) -> Box<dyn End> {
         let mut kcp = kcp_core::Kcp::new(CONV);
         kcp.nodelay(settings.nodelay.into(), settings.interval, settings.resend, settings.nc.into());
         kcp.wndsize(settings.snd_wnd, settings.rcv_wnd);
@@ -68,7 +68,7 @@ impl End for Ours {
 }
 
 /// Makes an end.
-pub type Make = fn(&Settings) -> Box<dyn End>;
+pub(crate) type Make = fn(&Settings) -> Box<dyn End>;
 
 /// Settings, network and messages drawn from one seed, the same for every pairing.
 fn script(seed: u64) -> (Settings, LinkConfig, [Vec<Vec<u8>>; 2]) {
@@ -105,7 +105,7 @@ fn script(seed: u64) -> (Settings, LinkConfig, [Vec<Vec<u8>>; 2]) {
 const LIMIT_MS: u32 = 10_000_000;
 
 /// Runs a script on a clock that starts at `clock`: each end must receive what the other has sent.
-pub fn run(seed: u64, clock: u32, make: [Make; 2]) -> Result<(), String> {
+pub(crate) fn run(seed: u64, clock: u32, make: [Make; 2]) -> Result<(), String> {
     let (settings, link, messages) = script(seed);
     let mut ends = make.map(|make| make(&settings));
     let mut links = [Link::new(link.clone(), seed), Link::new(link, !seed)];
@@ -216,7 +216,7 @@ fn lossless(seed: u64, clock: u32, make: [Make; 2]) -> [Trace; 2] {
 }
 
 /// Every pairing of ours with another make delivers what was sent.
-pub fn deliver_the_same(target: &str, clock: u32, default: u64, theirs: Make) {
+pub(crate) fn deliver_the_same(target: &str, clock: u32, default: u64, theirs: Make) {
     let pairings: [(&str, [Make; 2]); 4] = [
         ("ours to ours", [Ours::boxed, Ours::boxed]),
         ("theirs to theirs", [theirs, theirs]),
@@ -258,7 +258,7 @@ fn first_difference(ours: &[Trace; 2], theirs: &[Trace; 2]) -> Option<String> {
 /// In the strict subset every pairing sends the same: data byte for byte and at the same millisecond, in equal datagrams where
 /// nothing travels the other way, and what is acknowledged and which window is told at every tick. What is left
 /// out, since it differs by intent (docs/WIRE.md): which ACKs `una` makes superfluous, and where in a datagram they stand.
-pub fn emit_the_same(target: &str, clock: u32, default: u64, theirs: Make) {
+pub(crate) fn emit_the_same(target: &str, clock: u32, default: u64, theirs: Make) {
     for seed in seeds(default) {
         let expected = lossless(seed, clock, [theirs, theirs]);
         for make in [[Ours::boxed as Make, Ours::boxed], [Ours::boxed, theirs], [theirs, Ours::boxed]] {
