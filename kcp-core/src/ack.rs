@@ -196,4 +196,57 @@ mod tests {
         }
         assert_eq!(drain(&mut queue, Seq::new(0)).len(), 64);
     }
+
+    /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.
+    #[test]
+    fn same_as_a_list() {
+        for seed in 0..200 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let start = u32::MAX - 30;
+            let sn_of = |position: u64| Seq::new(start.wrapping_add(position as u32));
+            let (mut queue, mut owed, mut repeat) =
+                (AckQueue::default(), Vec::<(u64, u32)>::new(), Vec::new());
+            let (mut next, mut held) = (0u64, alloc::collections::BTreeSet::new());
+            let mut pushed = 0u64;
+            let mut gone = 0u64;
+            for ts in 0..300u32 {
+                if rng.chance(70) {
+                    // ACKs are owed with the rcv_nxt from before, as the engine does it.
+                    let position = next + rng.below(12);
+                    queue.push(sn_of(position), ts, sn_of(next), 1000);
+                    owed.push((position, ts));
+                    pushed += 1;
+                    held.insert(position);
+                    while held.remove(&next) {
+                        next += 1;
+                    }
+                } else {
+                    // What is worth sending: everything beyond the hole, and of what una covers the newest, if nothing is
+                    // behind it.
+                    let last = owed.len().saturating_sub(1);
+                    let keep = |(i, ack): (usize, &(u64, u32))| (ack.0 >= next || i == last).then_some(*ack);
+                    let expected: Vec<_> = owed.iter().enumerate().filter_map(keep).collect();
+                    let mut got = Vec::new();
+                    while let Some((sn, ts)) = queue.peek(sn_of(next)) {
+                        got.push((next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts));
+                        queue.pop(sn_of(next));
+                    }
+                    assert_eq!(got, expected, "seed {seed}");
+                    gone += got.len() as u64;
+                    let mut again = Vec::new();
+                    while let Some((sn, ts)) = queue.next_repeat(sn_of(next)) {
+                        again.push((next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts));
+                    }
+                    repeat.retain(|&(position, _): &(u64, u32)| position >= next);
+                    assert_eq!(again, repeat, "seed {seed}: repeated");
+                    repeat =
+                        got.into_iter().filter(|&(position, _)| position >= next).take(MAX_REPEAT).collect();
+                    queue.end_flush();
+                    owed.clear();
+                    assert_eq!(queue.elided(), pushed - gone);
+                    assert!(queue.is_empty());
+                }
+            }
+        }
+    }
 }

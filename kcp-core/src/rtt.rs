@@ -92,4 +92,36 @@ mod tests {
         rtt.sample(u64::MAX, 0, 10_000, 30_000);
         assert_eq!(rtt.rto(), 60_000_000, "ceiling");
     }
+
+    /// RFC 6298 with KCP's floor, in wide integers and without a thought for overflow.
+    #[test]
+    fn same_as_the_formulas() {
+        let mut rng = crate::tests::Rng::new(2);
+        for _ in 0..200 {
+            let mut rtt = RttEstimator::new();
+            let (mut srtt, mut var, mut hold) = (None::<u128>, 0u128, 0u128);
+            for _ in 0..100 {
+                let pick = |rng: &mut crate::tests::Rng| match rng.below(8) {
+                    0 => rng.next(),
+                    1 => 0,
+                    n => rng.below(10u64.pow(n as u32)),
+                };
+                let (sample, held, interval) = (pick(&mut rng), pick(&mut rng), 1000 + rng.below(5_000_000));
+                let floor = [30_000, 100_000][rng.below(2) as usize];
+                rtt.sample(sample, held, interval, floor);
+                let held = u128::from(held.min(64_000));
+                hold = held.max(hold * 15 / 16);
+                let net = u128::from(sample).saturating_sub(held).clamp(1, 60_000_000);
+                (srtt, var) = match srtt {
+                    None => (Some(net), net / 2),
+                    Some(old) => (Some(((7 * old + net) / 8).max(1)), (3 * var + net.abs_diff(old)) / 4),
+                };
+                let rto = srtt.unwrap() + u128::from(interval).max(4 * var) + hold;
+                assert_eq!(rtt.srtt().map(u128::from), srtt);
+                assert_eq!(u128::from(rtt.rttvar()), var);
+                assert_eq!(u128::from(rtt.rto()), rto.clamp(floor.into(), 60_000_000));
+            }
+        }
+        assert_eq!(RttEstimator::forget(16_000), 15_000);
+    }
 }

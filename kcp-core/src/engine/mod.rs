@@ -610,7 +610,7 @@ impl Engine {
         self.inflight.next_deadline(first_rto)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
         self.inflight = Inflight::new(Seq::new(snd));
         self.assembler.set_next(Seq::new(rcv));

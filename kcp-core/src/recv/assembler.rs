@@ -101,7 +101,7 @@ impl Assembler {
         self.next = self.next.next();
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn set_next(&mut self, next: Seq) {
         assert!(self.is_empty());
         self.next = next;

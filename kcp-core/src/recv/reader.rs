@@ -278,4 +278,59 @@ mod tests {
         queue.push(true, segment(200, b"z")).unwrap();
         assert_eq!(queue.read(true, &mut [0; 8]), 1);
     }
+
+    /// Fragments of random messages in, reads of random kinds out: what comes out is what a list of byte strings gives.
+    #[test]
+    fn same_as_a_list_of_messages() {
+        for seed in 0..200u64 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let stream = seed % 2 == 0;
+            let mut queue = ReadQueue::default();
+            // Whole messages that were not read yet; in stream mode their bytes.
+            let mut oracle: alloc::collections::VecDeque<alloc::vec::Vec<u8>> =
+                alloc::collections::VecDeque::new();
+            for step in 0..300u64 {
+                if rng.chance(50) {
+                    let fragments = if stream { 1 } else { 1 + rng.below(4) };
+                    let mut message = vec![];
+                    for frg in (0..fragments).rev() {
+                        // Of a longer message no fragment is empty, and a stream's empty segments never get here.
+                        let len = rng.below(6) + u64::from(stream || fragments > 1);
+                        let data: alloc::vec::Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+                        message.extend_from_slice(&data);
+                        let data = if rng.chance(50) { queue.copy(&data) } else { data.into() };
+                        queue.push(stream, Received { frg: frg as u8, data }).unwrap();
+                    }
+                    oracle.push_back(message);
+                } else if rng.chance(70) {
+                    let len = rng.below(9) as usize;
+                    let (mut seen, mut buf) = (vec![0; len], vec![0; len]);
+                    let n = queue.peek(stream, &mut seen);
+                    assert_eq!(queue.read(stream, &mut buf), n, "seed {seed} step {step}");
+                    assert_eq!(seen[..n], buf[..n]);
+                    let mut expected = vec![];
+                    while len > 0
+                        && expected.len() < len
+                        && let Some(front) = oracle.front_mut()
+                    {
+                        let take = front.len().min(len - expected.len());
+                        expected.extend(front.drain(..take));
+                        let ended = front.is_empty();
+                        if ended {
+                            oracle.pop_front();
+                        }
+                        if !(stream || ended && expected.is_empty()) {
+                            break;
+                        }
+                    }
+                    assert_eq!(buf[..n], expected, "seed {seed} step {step}");
+                } else if !stream {
+                    assert_eq!(queue.peek_len(stream), oracle.front().map(alloc::vec::Vec::len));
+                    assert_eq!(queue.pop_message(stream).map(|m| m.to_vec()), oracle.pop_front());
+                }
+                assert_eq!(queue.bytes(), oracle.iter().map(alloc::vec::Vec::len).sum::<usize>());
+                assert_eq!(queue.is_readable(stream), !oracle.is_empty(), "seed {seed} step {step}");
+            }
+        }
+    }
 }

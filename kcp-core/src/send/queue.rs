@@ -324,4 +324,55 @@ mod tests {
         assert_eq!(rest.iter().map(|(f, p)| (*f, p.len())).collect::<Vec<_>>(), [(1, 100), (0, 50), (0, 0)]);
         assert!(queue.is_empty());
     }
+
+    /// Writes of any size and kind in, segments of any length out, while the mss changes: the bytes are those written, in order
+    /// and with their boundaries.
+    #[test]
+    fn same_as_a_plain_list() {
+        for seed in 0..200u64 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let stream = seed % 2 == 0;
+            let mut queue = SendQueue::default();
+            let (mut written, mut taken) = (vec![vec![]], vec![vec![]]);
+            for _ in 0..300 {
+                let mss = [1, 7, 50][rng.below(3) as usize];
+                if rng.chance(40) {
+                    let data: Vec<u8> = (0..rng.below(60)).map(|_| rng.next() as u8).collect();
+                    match rng.below(2) {
+                        _ if stream => queue.push_bytes(&data, mss),
+                        0 => queue.copy_message(&data, mss),
+                        _ => queue.push_message(data.clone().into()),
+                    }
+                    if stream {
+                        written[0].extend(data);
+                    } else {
+                        written.insert(written.len() - 1, data);
+                    }
+                } else {
+                    let longest = 1 + rng.below(mss as u64) as usize;
+                    let next = queue.next_len(stream, longest);
+                    let Some(piece) = queue.take(stream, mss, longest) else {
+                        assert!(queue.is_empty() && next.is_none());
+                        continue;
+                    };
+                    // Fragments but the first were cut together, at the mss of that time.
+                    assert!(piece.data.len() <= longest || (!stream && piece.data.len() <= 50));
+                    assert_eq!(Some(piece.data.len()), next);
+                    taken.last_mut().unwrap().extend_from_slice(&piece.data);
+                    if !stream && piece.frg == 0 {
+                        taken.push(vec![]);
+                    }
+                }
+                let bytes = |lists: &[Vec<u8>]| lists.iter().map(Vec::len).sum::<usize>();
+                assert_eq!(queue.bytes(), bytes(&written) - bytes(&taken));
+            }
+            while let Some(piece) = queue.take(stream, 9, 9) {
+                taken.last_mut().unwrap().extend_from_slice(&piece.data);
+                if !stream && piece.frg == 0 {
+                    taken.push(vec![]);
+                }
+            }
+            assert_eq!(taken, written, "seed {seed}");
+        }
+    }
 }
