@@ -359,9 +359,7 @@ impl Dialer {
                 Box::new(stream)
             }
             Peer::Ceiling(_) => return Err(no_streams()),
-            _ => {
-                Box::new(KcpStream::connect_with(server, ours(self.peer, window)).await?)
-            }
+            _ => Box::new(KcpStream::connect_with(server, ours(self.peer, window)).await?),
         })
     }
 }
