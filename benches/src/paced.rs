@@ -1,10 +1,11 @@
 //! One small message every 20 ms, echoed, over a lossy path: how late it comes back, and what it costs. Virtual time, so the
-//! figures depend on the seed alone.
+//! figures depend on the seed alone. Applications and timers are up to a millisecond late, as a runtime's are.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kcp_core::wire::Command;
 use kcp_core::{Framing, Seed, Session, SessionConfig, Timestamp};
 use kcp_netsim::{Link, LinkConfig};
 
@@ -23,6 +24,8 @@ pub struct Paced {
     pub bytes: u64,
     /// Datagrams of both directions.
     pub datagrams: u64,
+    /// Of those, datagrams without data.
+    pub alone: u64,
     /// Segments sent again, and copies that rode along.
     pub again: [u64; 2],
     /// Part of the datagrams that the network lost.
@@ -43,10 +46,27 @@ impl Paced {
         self.lost = (self.lost * runs + other.lost) / (runs + 1.0);
         self.bytes += other.bytes;
         self.datagrams += other.datagrams;
+        self.alone += other.alone;
         self.again = [self.again[0] + other.again[0], self.again[1] + other.again[1]];
         self.latencies.extend(other.latencies);
         self.latencies.sort_unstable();
     }
+}
+
+/// Data stands before acknowledgements.
+fn carries_data(datagram: &[u8]) -> bool {
+    datagram.get(4) == Some(&(Command::Push as u8))
+}
+
+/// Runtimes count in milliseconds, and wake up after the one that was asked for.
+fn next_millisecond(due: Timestamp) -> Timestamp {
+    Timestamp::from_millis(due.as_micros().div_ceil(1000))
+}
+
+/// How late the application is with its message `n`: less than a millisecond.
+fn lateness(seed: u64, n: u64) -> Duration {
+    let mixed = (seed ^ n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    Duration::from_micros((mixed >> 32) % 1000)
 }
 
 /// Sends `messages` and waits until all are back.
@@ -73,13 +93,13 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
     while result.latencies.len() < messages as usize {
         let arrivals =
             links.each_ref().map(|link| link.next_due().map(|due| start + (due + Duration::from_nanos(999))));
-        let timers = ends.each_mut().map(Session::poll_timeout);
+        let timers = ends.each_mut().map(|end| end.poll_timeout().map(|due| next_millisecond(due).max(now)));
         if begin.is_none() && ends[0].is_extended() && ends[1].is_validated() {
             (begin, result) = (Some(now + EVERY), Paced::default());
         }
         let first = begin.unwrap_or(now);
         let at = |n: u64| first + EVERY * u32::try_from(n).unwrap_or(u32::MAX);
-        let tick = (begin.is_some() && sent < messages).then(|| at(sent));
+        let tick = (begin.is_some() && sent < messages).then(|| at(sent) + lateness(seed, sent));
         now = now.max(
             arrivals.into_iter().chain(timers).flatten().chain(tick).min().expect("something is pending"),
         );
@@ -118,6 +138,7 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
                     links[side].send(elapsed, datagram.to_vec());
                     result.bytes += datagram.len() as u64 + OVERHEAD;
                     result.datagrams += 1;
+                    result.alone += u64::from(!carries_data(datagram));
                 }
                 out.clear();
             }

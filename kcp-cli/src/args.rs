@@ -32,6 +32,11 @@ pub(crate) enum Command {
     Relay(RelayArgs),
     /// Simulate whole lives of sessions in virtual time, each drawn from a seed, and check every promise.
     Sim(SimArgs),
+    /// Carry TCP over KCP, as kcptun does and together with it.
+    Tunnel {
+        #[command(subcommand)]
+        side: crate::tunnel::Side,
+    },
 }
 
 /// Which numbers a session runs with.

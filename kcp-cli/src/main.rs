@@ -10,6 +10,7 @@ mod report;
 mod send;
 mod sim;
 mod transfer;
+mod tunnel;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ use args::{Args, Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let result = match Args::parse_from(tunnel::spelled_out(std::env::args_os())).command {
         Command::Demo(args) => demo::run(args).await,
         Command::Echo(args) => echo::run(args).await,
         Command::Ping(args) => ping::run(args).await,
@@ -27,6 +28,7 @@ async fn main() -> ExitCode {
         Command::Recv(args) => recv::run(args).await,
         Command::Relay(args) => relay::run(args).await,
         Command::Sim(args) => tokio::task::block_in_place(|| sim::run(&args)),
+        Command::Tunnel { side } => tunnel::run(side).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

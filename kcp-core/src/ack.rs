@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 
+use crate::rare::Rare;
 use crate::seq::Seq;
 
 /// ACKs waiting for the next flush, in order of arrival.
@@ -10,12 +11,21 @@ use crate::seq::Seq;
 /// the newest of those is kept (kcp-go does the same). So in-order traffic owes at most one ACK per flush.
 #[derive(Debug, Default)]
 pub(crate) struct AckQueue {
-    /// Invariant: at most one entry before `rcv_nxt` counts, the last one pushed; others are elided on the way out.
+    /// The last one pushed; all that there is while nothing is lost or reordered.
+    newest: Option<(Seq, u32)>,
+    /// There while a segment beyond a hole was acknowledged lately.
+    holes: Rare<Holes>,
+    elided: u64,
+}
+
+/// What is owed for segments beyond a hole.
+#[derive(Debug, Default)]
+struct Holes {
+    /// Owed before `newest`. Entries before `rcv_nxt` do not count: they are elided on the way out.
     owed: VecDeque<(Seq, u32)>,
     /// ACKs beyond `rcv_nxt` that the flush under way has sent, and those of the flush before.
     flushed: VecDeque<(Seq, u32)>,
     repeat: VecDeque<(Seq, u32)>,
-    elided: u64,
 }
 
 /// ACKs that may be repeated: a datagram of them.
@@ -24,52 +34,79 @@ const MAX_REPEAT: usize = 56;
 impl AckQueue {
     /// Owes an ACK for (sn, ts); at `limit` entries the oldest is forgotten (the peer sends that segment again).
     pub(crate) fn push(&mut self, sn: Seq, ts: u32, rcv_nxt: Seq, limit: usize) {
-        while self.owed.back().is_some_and(|&(last, _)| last.is_before(rcv_nxt)) {
-            self.owed.pop_back();
+        match self.newest.replace((sn, ts)) {
+            Some((last, _)) if last.is_before(rcv_nxt) => self.elide_one(),
+            Some(last) => {
+                let owed = &mut self.holes.make().owed;
+                if owed.len().saturating_add(1) >= limit.max(1) {
+                    owed.pop_front();
+                }
+                owed.push_back(last);
+            }
+            None => return,
+        }
+        // What came before it may have been covered in the meantime, too.
+        let Some(holes) = self.holes.get_mut() else { return };
+        while holes.owed.back().is_some_and(|&(last, _)| last.is_before(rcv_nxt)) {
+            holes.owed.pop_back();
             self.elided = self.elided.wrapping_add(1);
         }
-        if self.owed.len() >= limit.max(1) {
-            self.owed.pop_front();
-        }
-        self.owed.push_back((sn, ts));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.owed.is_empty()
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.newest.is_none()
     }
 
     /// The next ACK worth sending; entries that `una` covers are dropped on the way, except the newest.
     pub(crate) fn peek(&mut self, rcv_nxt: Seq) -> Option<(Seq, u32)> {
-        while self.owed.len() > 1 && self.owed.front().is_some_and(|&(sn, _)| sn.is_before(rcv_nxt)) {
-            self.owed.pop_front();
-            self.elided = self.elided.wrapping_add(1);
+        if let Some(holes) = self.holes.get_mut() {
+            while let Some(&(sn, ts)) = holes.owed.front() {
+                if !sn.is_before(rcv_nxt) {
+                    return Some((sn, ts));
+                }
+                holes.owed.pop_front();
+                self.elided = self.elided.wrapping_add(1);
+            }
         }
-        self.owed.front().copied()
+        self.newest
     }
 
     /// Drops the one that `una` covers, too.
     pub(crate) fn elide(&mut self, rcv_nxt: Seq) {
-        let before = self.owed.len();
-        self.owed.retain(|&(sn, _)| !sn.is_before(rcv_nxt));
-        self.elided = self.elided.wrapping_add(before.saturating_sub(self.owed.len()) as u64);
+        if self.newest.is_some_and(|(sn, _)| sn.is_before(rcv_nxt)) {
+            self.elide_one();
+            // What is still owed is worth sending: its last one takes the place.
+            self.newest = self.holes.get_mut().and_then(|holes| {
+                let before = holes.owed.len();
+                holes.owed.retain(|&(sn, _)| !sn.is_before(rcv_nxt));
+                let dropped = before.saturating_sub(holes.owed.len());
+                self.elided = self.elided.wrapping_add(dropped as u64);
+                holes.owed.pop_back()
+            });
+        }
+    }
+
+    const fn elide_one(&mut self) {
+        self.elided = self.elided.wrapping_add(1);
     }
 
     /// Removes what [`peek`](Self::peek) returned: it has been sent.
     pub(crate) fn pop(&mut self, rcv_nxt: Seq) {
-        let sent = self.owed.pop_front().filter(|&(sn, _)| !sn.is_before(rcv_nxt));
-        if self.flushed.len() < MAX_REPEAT {
-            self.flushed.extend(sent);
-        }
-        if self.owed.is_empty() {
-            // An idle session keeps no buffer.
-            self.owed.shrink_to(4);
+        let first = self.holes.get_mut().and_then(|holes| holes.owed.pop_front());
+        let sent = first.or_else(|| self.newest.take()).filter(|&(sn, _)| !sn.is_before(rcv_nxt));
+        if let Some(sent) = sent {
+            let flushed = &mut self.holes.make().flushed;
+            if flushed.len() < MAX_REPEAT {
+                flushed.push_back(sent);
+            }
         }
     }
 
     /// An ACK of the flush before, to be sent again where there is room for it. KCP acknowledges a segment beyond a hole
     /// only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
     pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq) -> Option<(Seq, u32)> {
-        while let Some((sn, ts)) = self.repeat.pop_front() {
+        let repeat = &mut self.holes.get_mut()?.repeat;
+        while let Some((sn, ts)) = repeat.pop_front() {
             if !sn.is_before(rcv_nxt) {
                 return Some((sn, ts));
             }
@@ -79,14 +116,19 @@ impl AckQueue {
 
     /// Everything owed has been sent: what of it is worth repeating rides with the next flush.
     pub(crate) fn end_flush(&mut self) {
-        if !(self.repeat.is_empty() && self.flushed.is_empty()) {
-            self.repeat = core::mem::take(&mut self.flushed);
+        let Some(holes) = self.holes.get_mut() else { return };
+        holes.repeat = core::mem::take(&mut holes.flushed);
+        if holes.repeat.is_empty() && holes.owed.is_empty() {
+            // An idle session keeps no buffer.
+            self.holes.clear();
         }
     }
 
     /// The segment has come again, and is acknowledged again anyway.
     pub(crate) fn forget_repeat(&mut self, sn: Seq) {
-        self.repeat.retain(|&(repeated, _)| repeated != sn);
+        if let Some(holes) = self.holes.get_mut() {
+            holes.repeat.retain(|&(repeated, _)| repeated != sn);
+        }
     }
 
     /// How many ACKs were never sent since `una` covers them.
@@ -153,5 +195,58 @@ mod tests {
             queue.push(Seq::new(10 + sn), 0, Seq::new(0), 64);
         }
         assert_eq!(drain(&mut queue, Seq::new(0)).len(), 64);
+    }
+
+    /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.
+    #[test]
+    fn same_as_a_list() {
+        for seed in 0..200 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let start = u32::MAX - 30;
+            let sn_of = |position: u64| Seq::new(start.wrapping_add(position as u32));
+            let (mut queue, mut owed, mut repeat) =
+                (AckQueue::default(), Vec::<(u64, u32)>::new(), Vec::new());
+            let (mut next, mut held) = (0u64, alloc::collections::BTreeSet::new());
+            let mut pushed = 0u64;
+            let mut gone = 0u64;
+            for ts in 0..300u32 {
+                if rng.chance(70) {
+                    // ACKs are owed with the rcv_nxt from before, as the engine does it.
+                    let position = next + rng.below(12);
+                    queue.push(sn_of(position), ts, sn_of(next), 1000);
+                    owed.push((position, ts));
+                    pushed += 1;
+                    held.insert(position);
+                    while held.remove(&next) {
+                        next += 1;
+                    }
+                } else {
+                    // What is worth sending: everything beyond the hole, and of what una covers the newest, if nothing is
+                    // behind it.
+                    let last = owed.len().saturating_sub(1);
+                    let keep = |(i, ack): (usize, &(u64, u32))| (ack.0 >= next || i == last).then_some(*ack);
+                    let expected: Vec<_> = owed.iter().enumerate().filter_map(keep).collect();
+                    let mut got = Vec::new();
+                    while let Some((sn, ts)) = queue.peek(sn_of(next)) {
+                        got.push((next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts));
+                        queue.pop(sn_of(next));
+                    }
+                    assert_eq!(got, expected, "seed {seed}");
+                    gone += got.len() as u64;
+                    let mut again = Vec::new();
+                    while let Some((sn, ts)) = queue.next_repeat(sn_of(next)) {
+                        again.push((next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts));
+                    }
+                    repeat.retain(|&(position, _): &(u64, u32)| position >= next);
+                    assert_eq!(again, repeat, "seed {seed}: repeated");
+                    repeat =
+                        got.into_iter().filter(|&(position, _)| position >= next).take(MAX_REPEAT).collect();
+                    queue.end_flush();
+                    owed.clear();
+                    assert_eq!(queue.elided(), pushed - gone);
+                    assert!(queue.is_empty());
+                }
+            }
+        }
     }
 }

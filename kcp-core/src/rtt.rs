@@ -6,45 +6,43 @@
 /// `interval` stands for the tick after which an ikcp peer sends its acknowledgements.
 #[derive(Clone, Debug)]
 pub(crate) struct RttEstimator {
-    /// None until the first sample.
-    srtt: Option<u64>,
-    rttvar: u64,
+    /// 0 until the first sample. All four fit: nothing exceeds [`MAX_RTO`].
+    srtt: u32,
+    rttvar: u32,
     /// How long the peer holds its acknowledgements at most: the longest seen, forgotten slowly.
-    hold: u64,
-    rto: u64,
+    hold: u32,
+    rto: u32,
 }
 
 /// What a peer says of its acknowledgements is believed up to here.
 const MAX_HOLD: u64 = 64_000;
 /// `IKCP_RTO_DEF`.
-const INITIAL_RTO: u64 = 200_000;
+const INITIAL_RTO: u32 = 200_000;
 /// `IKCP_RTO_MAX`. Samples are clamped to it as well.
 const MAX_RTO: u64 = 60_000_000;
 
 impl RttEstimator {
     pub(crate) const fn new() -> Self {
-        Self { srtt: None, rttvar: 0, hold: 0, rto: INITIAL_RTO }
+        Self { srtt: 0, rttvar: 0, hold: 0, rto: INITIAL_RTO }
     }
 
     /// `held`: the part of `rtt` for which the peer held the acknowledgement.
     pub(crate) fn sample(&mut self, rtt: u64, held: u64, interval: u64, min_rto: u64) {
         let held = held.min(MAX_HOLD);
-        self.hold = held.max(Self::forget(self.hold));
+        let hold = held.max(Self::forget(u64::from(self.hold)));
         let rtt = rtt.saturating_sub(held).clamp(1, MAX_RTO);
-        let srtt = match self.srtt {
-            None => {
-                self.rttvar = rtt / 2;
-                rtt
-            }
+        let (srtt, rttvar) = match self.srtt() {
+            None => (rtt, rtt / 2),
             Some(srtt) => {
                 let delta = rtt.abs_diff(srtt);
-                self.rttvar = self.rttvar.saturating_mul(3).saturating_add(delta) / 4;
-                (srtt.saturating_mul(7).saturating_add(rtt) / 8).max(1)
+                let rttvar = self.rttvar().saturating_mul(3).saturating_add(delta) / 4;
+                ((srtt.saturating_mul(7).saturating_add(rtt) / 8).max(1), rttvar)
             }
         };
-        self.srtt = Some(srtt);
-        let slack = interval.max(self.rttvar.saturating_mul(4));
-        self.rto = srtt.saturating_add(slack).saturating_add(self.hold).clamp(min_rto, MAX_RTO);
+        let slack = interval.max(rttvar.saturating_mul(4));
+        let rto = srtt.saturating_add(slack).saturating_add(hold).clamp(min_rto, MAX_RTO);
+        let fits = |micros: u64| u32::try_from(micros).unwrap_or(u32::MAX);
+        (self.srtt, self.rttvar, self.hold, self.rto) = (fits(srtt), fits(rttvar), fits(hold), fits(rto));
     }
 
     /// What is left of a peer's longest hold after a sample with a shorter one. The peer reckons the same way, so that it
@@ -53,16 +51,16 @@ impl RttEstimator {
         hold.saturating_mul(15) / 16
     }
 
-    pub(crate) const fn srtt(&self) -> Option<u64> {
-        self.srtt
+    pub(crate) fn srtt(&self) -> Option<u64> {
+        (self.srtt > 0).then_some(u64::from(self.srtt))
     }
 
-    pub(crate) const fn rttvar(&self) -> u64 {
-        self.rttvar
+    pub(crate) fn rttvar(&self) -> u64 {
+        u64::from(self.rttvar)
     }
 
-    pub(crate) const fn rto(&self) -> u64 {
-        self.rto
+    pub(crate) fn rto(&self) -> u64 {
+        u64::from(self.rto)
     }
 }
 
@@ -93,5 +91,37 @@ mod tests {
         assert_eq!(rtt.rto(), 41_000, "srtt + interval");
         rtt.sample(u64::MAX, 0, 10_000, 30_000);
         assert_eq!(rtt.rto(), 60_000_000, "ceiling");
+    }
+
+    /// RFC 6298 with KCP's floor, in wide integers and without a thought for overflow.
+    #[test]
+    fn same_as_the_formulas() {
+        let mut rng = crate::tests::Rng::new(2);
+        for _ in 0..200 {
+            let mut rtt = RttEstimator::new();
+            let (mut srtt, mut var, mut hold) = (None::<u128>, 0u128, 0u128);
+            for _ in 0..100 {
+                let pick = |rng: &mut crate::tests::Rng| match rng.below(8) {
+                    0 => rng.next(),
+                    1 => 0,
+                    n => rng.below(10u64.pow(n as u32)),
+                };
+                let (sample, held, interval) = (pick(&mut rng), pick(&mut rng), 1000 + rng.below(5_000_000));
+                let floor = [30_000, 100_000][rng.below(2) as usize];
+                rtt.sample(sample, held, interval, floor);
+                let held = u128::from(held.min(64_000));
+                hold = held.max(hold * 15 / 16);
+                let net = u128::from(sample).saturating_sub(held).clamp(1, 60_000_000);
+                (srtt, var) = match srtt {
+                    None => (Some(net), net / 2),
+                    Some(old) => (Some(((7 * old + net) / 8).max(1)), (3 * var + net.abs_diff(old)) / 4),
+                };
+                let rto = srtt.unwrap() + u128::from(interval).max(4 * var) + hold;
+                assert_eq!(rtt.srtt().map(u128::from), srtt);
+                assert_eq!(u128::from(rtt.rttvar()), var);
+                assert_eq!(u128::from(rtt.rto()), rto.clamp(floor.into(), 60_000_000));
+            }
+        }
+        assert_eq!(RttEstimator::forget(16_000), 15_000);
     }
 }

@@ -65,4 +65,23 @@ mod tests {
         assert_eq!(b.offset_from(a), Some(1));
         assert_eq!(a.offset_from(b), None);
     }
+
+    /// Positions are u64, their images wrap; within half the space every comparison agrees.
+    #[test]
+    fn same_as_integers() {
+        let mut rng = crate::tests::Rng::new(1);
+        for _ in 0..20_000 {
+            let a = rng.next() >> 20;
+            let distance =
+                [rng.below(4), rng.below(1 << 31), (1 << 31) - 1 - rng.below(3)][rng.below(3) as usize];
+            let (early, late) = (Seq::new(a as u32), Seq::new((a + distance) as u32));
+            assert_eq!(early.plus(distance as u32), late);
+            assert_eq!(i64::from(late.since(early)), distance as i64);
+            assert_eq!(i64::from(early.since(late)), -(distance as i64));
+            assert_eq!((early.is_before(late), late.is_before(early)), (distance > 0, false));
+            assert_eq!(late.offset_from(early), Some(distance as usize));
+            assert_eq!(early.offset_from(late), (distance == 0).then_some(0));
+            assert_eq!(early.next().since(early), 1);
+        }
+    }
 }

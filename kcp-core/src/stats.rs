@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::rare::Rare;
+
 /// A snapshot of one session: counters since it began, and gauges as they stand.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, Default)]
 #[non_exhaustive]
@@ -89,4 +91,93 @@ pub struct Held {
     pub received: usize,
     /// Written, and not acknowledged.
     pub sent: usize,
+}
+
+/// What every session counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) datagrams_sent: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) datagrams_received: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) segments_sent: u64,
+    pub(crate) payload_sent: u64,
+    pub(crate) segments_received: u64,
+    pub(crate) payload_received: u64,
+    pub(crate) acks_sent: u64,
+    pub(crate) rare: Rare<RareCounters>,
+}
+
+/// What only sessions on a bad network, or with a bad peer, count.
+#[derive(Debug, Default)]
+pub(crate) struct RareCounters {
+    pub(crate) fast_retransmits: u64,
+    pub(crate) timeout_retransmits: u64,
+    pub(crate) copies_sent: u64,
+    pub(crate) acks_repeated: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) beyond_window: u64,
+    pub(crate) empty_segments: u64,
+    pub(crate) probes_sent: u64,
+    pub(crate) announcements_sent: u64,
+    pub(crate) rejected_short: u64,
+    pub(crate) rejected_conv: u64,
+    pub(crate) rejected_truncated: u64,
+    pub(crate) rejected_command: u64,
+    pub(crate) rejected_una: u64,
+    pub(crate) rejected_fragment: u64,
+    pub(crate) ignored_acks: u64,
+    pub(crate) mismatched_echoes: u64,
+}
+
+/// Counts one more.
+pub(crate) const fn bump(counter: &mut u64) {
+    *counter = counter.wrapping_add(1);
+}
+
+impl Counters {
+    /// Counts one of what is rare.
+    pub(crate) fn rarely(&mut self, counter: impl FnOnce(&mut RareCounters) -> &mut u64) {
+        bump(counter(self.rare.make()));
+    }
+
+    pub(crate) fn mismatched_echoes(&self) -> u64 {
+        self.rare.get().map_or(0, |rare| rare.mismatched_echoes)
+    }
+
+    /// The counters as users see them; gauges are left at their defaults.
+    pub(crate) fn snapshot(&self) -> Stats {
+        let none = RareCounters::default();
+        let rare = self.rare.get().unwrap_or(&none);
+        Stats {
+            datagrams_sent: self.datagrams_sent,
+            bytes_sent: self.bytes_sent,
+            datagrams_received: self.datagrams_received,
+            bytes_received: self.bytes_received,
+            segments_sent: self.segments_sent,
+            payload_sent: self.payload_sent,
+            retransmits: rare.fast_retransmits.wrapping_add(rare.timeout_retransmits),
+            fast_retransmits: rare.fast_retransmits,
+            timeout_retransmits: rare.timeout_retransmits,
+            copies_sent: rare.copies_sent,
+            acks_sent: self.acks_sent,
+            acks_repeated: rare.acks_repeated,
+            segments_received: self.segments_received,
+            payload_received: self.payload_received,
+            duplicates: rare.duplicates,
+            beyond_window: rare.beyond_window,
+            empty_segments: rare.empty_segments,
+            probes_sent: rare.probes_sent,
+            announcements_sent: rare.announcements_sent,
+            rejected_short: rare.rejected_short,
+            rejected_conv: rare.rejected_conv,
+            rejected_truncated: rare.rejected_truncated,
+            rejected_command: rare.rejected_command,
+            rejected_una: rare.rejected_una,
+            rejected_fragment: rare.rejected_fragment,
+            ignored_acks: rare.ignored_acks,
+            mismatched_echoes: rare.mismatched_echoes,
+            ..Stats::default()
+        }
+    }
 }

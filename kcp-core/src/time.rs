@@ -1,5 +1,7 @@
 //! Time as the caller tells it: microseconds inside, wrapping u32 milliseconds on the wire.
 
+use core::fmt;
+use core::num::NonZeroU64;
 use core::ops::{Add, AddAssign};
 use core::time::Duration;
 
@@ -7,41 +9,56 @@ use core::time::Duration;
 ///
 /// The protocol never reads a clock; every call that depends on time takes a `Timestamp`. It must come from a
 /// monotonic source (tokio's `Instant`, never the wall clock). 64 bits of microseconds do not wrap in practice.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Default)]
-pub struct Timestamp(u64);
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct Timestamp(
+    /// One more than the microseconds: a deadline that may be absent takes no more memory than one that is there.
+    NonZeroU64,
+);
+
+impl Default for Timestamp {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Timestamp").field(&self.as_micros()).finish()
+    }
+}
 
 impl Timestamp {
     /// The epoch itself.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self(NonZeroU64::MIN);
 
-    /// A point `micros` microseconds after the epoch.
+    /// A point `micros` microseconds after the epoch (at most `u64::MAX - 1`).
     #[must_use]
     pub const fn from_micros(micros: u64) -> Self {
-        Self(micros)
+        Self(NonZeroU64::MIN.saturating_add(micros))
     }
 
     /// A point `millis` milliseconds after the epoch (saturating).
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
-        Self(millis.saturating_mul(1000))
+        Self::from_micros(millis.saturating_mul(1000))
     }
 
     /// Microseconds since the epoch.
     #[must_use]
     pub const fn as_micros(self) -> u64 {
-        self.0
+        self.0.get().wrapping_sub(1)
     }
 
     /// Whole milliseconds since the epoch.
     #[must_use]
     pub const fn as_millis(self) -> u64 {
-        self.0 / 1000
+        self.as_micros() / 1000
     }
 
     /// Time passed since `earlier`, zero if `earlier` is later than `self`.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
-        Duration::from_micros(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
     }
 
     pub(crate) const fn plus_micros(self, micros: u64) -> Self {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kcp_core::Timestamp;
-use kcp_layers::{Cipher, Crypt, FecConfig, Frame, Layers, LayersConfig, OpenError, Opened, Sealed};
+use kcp_layers::{
+    Cipher, Crypt, FecConfig, FecLimits, Frame, Layers, LayersConfig, OpenError, Opened, Sealed,
+};
 
 const CONV: u32 = 0x1122_3344;
 
@@ -319,4 +321,86 @@ fn an_idle_adaptive_pair_is_silent() {
         assert!(wakeups < 5);
     }
     assert_eq!(wakeups, 2, "the group's time limit and one look");
+}
+
+/// Sequence numbers, groups and notes as an enemy would choose them, where nothing keeps him out: counted and dropped, and held
+/// no more than allowed. The honest peer beside him gets everything that was not lost.
+#[test]
+fn whatever_comes_nothing_grows_past_its_bound() {
+    let limits = FecLimits { max_shards: 40, max_bytes: 10_000 };
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut here = Layers::new(&LayersConfig::new().fec(fec(3, 2)), [1; 32]);
+    let mut there = Layers::new(&LayersConfig::new().fec(fec(3, 2)).fec_limits(limits), [2; 32]);
+    let (mut offered, mut honest) = (0u64, 0u64);
+    for n in 0..20_000u32 {
+        let now = at(u64::from(n));
+        let mut packet = match rng.u8(..4) {
+            // Anywhere near, at the end of the sequence, or far away; any kind; any length.
+            0 | 1 => {
+                let seqid = match rng.u8(..4) {
+                    0 => rng.u32(..),
+                    1 => u32::MAX - rng.u32(..600),
+                    _ => n.wrapping_add(rng.u32(..600)),
+                };
+                let mut packet = seqid.to_le_bytes().to_vec();
+                packet.extend([rng.u8(0xF0..=0xF4), 0, rng.u8(..), rng.u8(..8), 1, 2, 3, 4]);
+                let len = rng.usize(..1400);
+                packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(len));
+                packet
+            }
+            // Parity with a note of a shape that cannot be, or that is enormous, and a checksum that is right.
+            2 => {
+                let mut packet = n.wrapping_add(rng.u32(..20)).to_le_bytes().to_vec();
+                packet.extend([0xF2, 0]);
+                let len = rng.usize(..200);
+                packet.extend(std::iter::repeat_with(|| rng.u8(..)).take(len));
+                packet.extend([0xE1, rng.u8(..), rng.u8(..), rng.u8(..)]);
+                let mut summed = packet[..4].to_vec();
+                summed.extend_from_slice(&packet[6..]);
+                packet.extend(crc32fast::hash(&summed).to_le_bytes());
+                packet
+            }
+            // What honest peers send, whole, cut short or with a bit that has flipped.
+            _ => {
+                let mut out = Sealed::default();
+                here.seal(now, &datagram(n, 100), 100, &mut out);
+                let mut packet = out.packets().next().unwrap().to_vec();
+                match rng.u8(..3) {
+                    0 => packet.truncate(rng.usize(..packet.len())),
+                    1 => {
+                        let at = rng.usize(..packet.len());
+                        packet[at] ^= 1 << rng.u8(..8);
+                    }
+                    _ => {
+                        let mut got = Vec::new();
+                        let taken = there.receive(now, &packet, |opened| {
+                            got.push(matches!(opened, Opened::Datagram(bytes) if bytes == datagram(n, 100)));
+                        });
+                        assert!(taken.is_ok() && got.contains(&true));
+                        honest += 1;
+                        continue;
+                    }
+                }
+                packet
+            }
+        };
+        offered += 1;
+        let mut delivered = 0;
+        let _ = there.open(now, &mut packet, |_| delivered += 1);
+        // One packet completes one group at most.
+        assert!(delivered <= 41, "{delivered}");
+        assert!(there.stats().fec_held <= limits.max_bytes, "{}", there.stats().fec_held);
+    }
+    let stats = there.stats();
+    let counted =
+        stats.fec_data_received + stats.fec_parity_received + stats.out_of_band_received + stats.malformed;
+    assert!(counted > 0 && counted <= offered + honest);
+    for (count, what) in [
+        (stats.malformed, "malformed"),
+        (stats.fec_stray, "stray"),
+        (stats.fec_contradictions, "contradictions"),
+        (stats.out_of_band_received, "out of band"),
+    ] {
+        assert!(count > 0, "{what}: {stats:?}");
+    }
 }

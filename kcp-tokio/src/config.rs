@@ -10,6 +10,8 @@ use kcp_layers::{Crypt, FecConfig, LayersConfig};
 
 use kcp_core::SessionConfig;
 
+use crate::steer::MAX_SHARDS;
+
 /// Configuration of [`KcpStream`](crate::KcpStream), [`KcpListener`](crate::KcpListener) and
 /// [`KcpEndpoint`](crate::KcpEndpoint). The default needs no change for most uses.
 ///
@@ -23,6 +25,8 @@ pub struct KcpConfig {
     pub(crate) backlog: usize,
     pub(crate) max_sessions: usize,
     pub(crate) socket_buffer: usize,
+    pub(crate) dscp: u8,
+    pub(crate) shards: usize,
     pub(crate) connect_probe: bool,
     pub(crate) half_open: usize,
     pub(crate) recv_budget: usize,
@@ -35,6 +39,17 @@ pub struct KcpConfig {
     /// What a builder method was given and cannot be: told where the configuration is used.
     #[cfg(feature = "layers")]
     wrong: Option<kcp_layers::ConfigError>,
+}
+
+/// Where the kernel finds the conversation.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Conv {
+    /// At the beginning.
+    Plain,
+    /// Behind the headers of error correction, if a packet has them.
+    #[cfg(feature = "layers")]
+    Framed,
 }
 
 type Judge = dyn Fn(SocketAddr) -> bool + Send + Sync;
@@ -68,6 +83,8 @@ impl From<SessionConfig> for KcpConfig {
             backlog: 1024,
             max_sessions: 1_000_000,
             socket_buffer: 4 << 20,
+            dscp: 0,
+            shards: 1,
             connect_probe: true,
             half_open: 4096,
             recv_budget: 1 << 30,
@@ -185,6 +202,30 @@ impl KcpConfig {
         self
     }
 
+    /// The class that routers are asked to treat datagrams by (differentiated services code point): 0..=63, default 0, best effort.
+    /// 46 is "expedited forwarding", what telephony uses. Other values than 0 are `Unsupported` outside Linux and Android.
+    #[must_use]
+    pub fn dscp(mut self, class: u8) -> Self {
+        self.dscp = class;
+        self
+    }
+
+    /// Sockets that an endpoint or a listener opens on its address, each with a driver task of its own, so that several cores
+    /// of a multi-thread runtime receive: 1 to 256, default 1. [`accept`](crate::KcpListener::accept) yields from all of them.
+    ///
+    /// The sockets share the port (`SO_REUSEPORT`), and a filter in the kernel sends each datagram to the one that the
+    /// low byte of its conv says, so that a session stays on its socket when its client's port changes. No privileges are
+    /// needed. With packet encryption the kernel cannot see conv and chooses by addresses; then a client whose port has
+    /// changed may be heard by another socket, which finds the session all the same.
+    ///
+    /// For Linux and Android: elsewhere one socket is opened, whatever is asked for. So has every dialled
+    /// [`KcpStream`](crate::KcpStream) with a socket of its own.
+    #[must_use]
+    pub fn shards(mut self, sockets: usize) -> Self {
+        self.shards = sockets;
+        self
+    }
+
     /// False: `connect` does not wait for the peer's answer to a probe and is usable at once (`connect_lazy` does the same).
     /// Then a peer that is not there shows only by the session's timeouts. Default true.
     #[must_use]
@@ -234,6 +275,16 @@ impl KcpConfig {
         self
     }
 
+    /// How conv lies in packets on the wire; `None` if it is encrypted.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    pub(crate) fn shows_conv(&self) -> Option<Conv> {
+        #[cfg(feature = "layers")]
+        if let Some(layers) = &self.layers {
+            return layers.encryption().is_none().then_some(Conv::Framed);
+        }
+        Some(Conv::Plain)
+    }
+
     /// The parameters of each session, with room left for the layers.
     pub(crate) fn inner_session(&self) -> SessionConfig {
         #[cfg(feature = "layers")]
@@ -247,6 +298,13 @@ impl KcpConfig {
     pub(crate) fn validate(&self) -> io::Result<()> {
         #[cfg(feature = "layers")]
         if let Some(error) = self.wrong {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        if self.dscp > 63 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "dscp outside 0..=63"));
+        }
+        if !(1..=MAX_SHARDS).contains(&self.shards) {
+            let error = format!("{} shards: 1 to {MAX_SHARDS} are possible", self.shards);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         let valid = self.session.validate().and_then(|()| self.inner_session().validate());

@@ -31,8 +31,8 @@ async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStre
     let socket = bind(any)?;
     // Connected: the kernel drops what others send, and tells when nothing listens at the peer.
     socket.connect(peer)?;
-    let socket = UdpIo::new(socket, config.socket_buffer)?;
-    let endpoint = KcpEndpoint::start(Arc::new(socket), config.clone(), false)?;
+    let socket = UdpIo::new(socket, config)?;
+    let endpoint = KcpEndpoint::start(vec![Arc::new(socket)], config.clone(), false)?;
     endpoint.connect(peer).await
 }
 
@@ -46,7 +46,7 @@ pub(crate) async fn adopt(
     if let Some(peer) = peer {
         socket.connect(peer)?;
     }
-    Ok(Arc::new(UdpIo::new(socket, config.socket_buffer)?))
+    Ok(Arc::new(UdpIo::new(socket, config)?))
 }
 
 pub(crate) async fn connect_on(
@@ -56,5 +56,5 @@ pub(crate) async fn connect_on(
 ) -> io::Result<KcpStream> {
     config.validate()?;
     let socket = adopt(socket, &config, Some(peer)).await?;
-    KcpEndpoint::start(socket, config, false)?.connect(peer).await
+    KcpEndpoint::start(vec![socket], config, false)?.connect(peer).await
 }

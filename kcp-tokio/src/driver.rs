@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +14,8 @@ use kcp_core::wire::HEADER_LEN;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::layered::Front;
-use crate::session::{DRIVER_RUNS, Session, State, Wakeups};
+use crate::outbox::Outbox;
+use crate::session::{DRIVER_RUNS, Session, State, Turn};
 use crate::shard::Shard;
 use crate::stats::count;
 
@@ -37,7 +37,7 @@ pub(crate) struct Driver {
     sleeps_until: Option<Timestamp>,
     touched: Vec<Arc<Session>>,
     work: Vec<Arc<Session>>,
-    wakeups: Wakeups,
+    turn: Turn,
     /// Receive errors in a row.
     errors: u32,
     /// No receiving before: an error that stays must not keep the processor busy.
@@ -49,14 +49,16 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts the driver of `shard` on the current runtime.
     pub(crate) fn spawn(shard: Arc<Shard>) {
-        let sleep = Box::pin(sleep_until(shard.instant(shard.now())));
+        let sleep = Box::pin(sleep_until(shard.hub.instant(shard.hub.now())));
+        // A socket that dials only has one peer, and mostly one session.
+        let outbox = (!shard.hub.dials_only).then(|| Outbox::new(shard.index));
         tokio::spawn(Self {
             shard,
             sleep,
             sleeps_until: None,
             touched: Vec::new(),
             work: Vec::new(),
-            wakeups: Wakeups::default(),
+            turn: Turn::with(outbox),
             errors: 0,
             deaf_until: None,
             #[cfg(feature = "metrics")]
@@ -71,13 +73,15 @@ impl Driver {
             return Ok(false);
         }
         self.deaf_until = None;
-        let socket = self.shard.socket();
+        // Another driver receives where an endpoint of several sockets has moved to one.
+        let Some(socket) = self.shard.own_socket() else { return Ok(false) };
+        self.shard.note_refused(socket.refused());
         // The clock is read once per call and not per session: at 100 000 datagrams a second it would show.
         let mut now = started;
         for round in 0..RECEIVES {
             let (shard, touched) = (&self.shard, &mut self.touched);
             if round > 0 {
-                now = shard.now();
+                now = shard.hub.now();
             }
             let mut sink = |from: SocketAddr, datagrams: &mut [u8], stride: usize| {
                 deliver(shard, now, from, datagrams, stride, touched);
@@ -104,9 +108,16 @@ impl Driver {
         for session in self.touched.drain(..) {
             let mut state = session.lock();
             state.touched = false;
-            session.after(&mut state, now, DRIVER_RUNS, &mut self.wakeups);
+            session.after(&mut state, now, DRIVER_RUNS, &mut self.turn);
+            drop(state);
+            self.turn.empty(&self.shard, now, false);
         }
-        self.wakeups.wake();
+        self.turn.empty(&self.shard, now, true);
+        if self.turn.wake() > 1 && self.turn.outbox.is_some() {
+            // Each will write, and this task comes after them: it sends for all.
+            self.shard.gather(now);
+            cx.waker().wake_by_ref();
+        }
         Ok(more)
     }
 
@@ -114,12 +125,13 @@ impl Driver {
     fn fire(&mut self, now: Timestamp) -> bool {
         for _ in 0..FIRINGS {
             let Some((at, session)) = self.shard.pop_timer(now) else {
-                self.wakeups.wake();
+                self.turn.end(&self.shard, now);
                 return false;
             };
-            session.on_timer(at, now, &mut self.wakeups);
+            session.on_timer(at, now, &mut self.turn);
+            self.turn.empty(&self.shard, now, false);
         }
-        self.wakeups.wake();
+        self.turn.end(&self.shard, now);
         true
     }
 
@@ -129,25 +141,28 @@ impl Driver {
         if self.work.is_empty() {
             return;
         }
-        let now = self.shard.now();
+        let now = self.shard.hub.now();
         for session in self.work.drain(..) {
             // Before the lock: a mark made while we work must not be lost.
             session.unmark();
             let mut state = session.lock();
-            session.after(&mut state, now, DRIVER_RUNS, &mut self.wakeups);
+            session.after(&mut state, now, DRIVER_RUNS, &mut self.turn);
+            drop(state);
+            self.turn.empty(&self.shard, now, false);
         }
-        self.wakeups.wake();
+        self.turn.end(&self.shard, now);
     }
 
     /// Sessions that wait for the socket to have room.
     fn unblock(&mut self, cx: &mut Context<'_>) {
         // Once per turn: a socket that has room for little each time must not keep the driver from receiving.
         if self.shard.has_blocked() && self.shard.socket().poll_send_ready(cx).is_ready() {
-            let now = self.shard.now();
+            let now = self.shard.hub.now();
             for session in self.shard.take_blocked() {
-                session.resume(now, &mut self.wakeups);
+                session.resume(now, &mut self.turn);
+                self.turn.empty(&self.shard, now, false);
             }
-            self.wakeups.wake();
+            self.turn.end(&self.shard, now);
             if self.shard.has_blocked() {
                 cx.waker().wake_by_ref();
             }
@@ -161,7 +176,13 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shard.register_driver(cx);
-        let now = this.shard.now();
+        if this.shard.hub.is_dead() {
+            return Poll::Ready(());
+        }
+        this.shard.stop_gathering();
+        // First what tasks have left: they were woken by what was received last time.
+        this.finish();
+        let now = this.shard.hub.now();
         let mut again = match this.receive(cx, now) {
             Ok(more) => more,
             Err(error) => {
@@ -169,15 +190,14 @@ impl Future for Driver {
                 return Poll::Ready(());
             }
         };
-        this.finish();
         again |= this.fire(now);
         this.unblock(cx);
         #[cfg(feature = "metrics")]
-        let publish_at = this.publisher.turn(&this.shard, this.shard.now());
+        let publish_at = this.publisher.turn(&this.shard, this.shard.hub.now());
         #[cfg(not(feature = "metrics"))]
         let publish_at = None;
-        let unused_at = this.shard.unused_at();
-        if unused_at.is_some_and(|at| at <= this.shard.now()) {
+        let unused_at = this.shard.hub.unused_at();
+        if unused_at.is_some_and(|at| at <= this.shard.hub.now()) {
             return Poll::Ready(());
         }
         if again {
@@ -189,14 +209,14 @@ impl Future for Driver {
             this.shard.arm().into_iter().chain(this.deaf_until).chain(unused_at).chain(publish_at).min()
         {
             if this.sleeps_until != Some(at) {
-                this.sleep.as_mut().reset(this.shard.instant(at));
+                this.sleep.as_mut().reset(this.shard.hub.instant(at));
                 this.sleeps_until = Some(at);
             }
             if this.sleep.as_mut().poll(cx).is_pending() {
                 break;
             }
             this.sleeps_until = None;
-            if this.fire(this.shard.now())
+            if this.fire(this.shard.hub.now())
                 || this.deaf_until.is_some()
                 || unused_at.is_some()
                 || publish_at.is_some()
@@ -225,6 +245,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) datagram: Option<&'a [u8]>,
     /// All of it, for the session's layers.
     pub(crate) whole: &'a [u8],
+    /// Of the keys that the socket has had, which one opened it.
+    pub(crate) key: u32,
 }
 
 /// Hands datagrams of one sender to their sessions: one lock per run of the same conversation.
@@ -237,21 +259,23 @@ fn deliver(
     touched: &mut Vec<Arc<Session>>,
 ) {
     let stride = stride.max(1);
-    shard.counters.datagrams_received.fetch_add(datagrams.len().div_ceil(stride) as u64, Ordering::Relaxed);
-    match &shard.front {
+    shard.count_received(datagrams.len().div_ceil(stride));
+    match &shard.hub.front {
         None => {
             let packets = datagrams.chunks(stride).map(|datagram| Packet {
                 conv: conv_of(datagram),
                 datagram: Some(datagram),
                 whole: datagram,
+                key: 0,
             });
             dispatch(shard, now, from, packets, touched);
         }
         Some(front) => {
-            let packets = datagrams.chunks_mut(stride).filter_map(|packet| match front.open(packet) {
-                Ok(plain) => Some(Front::route(plain)),
+            let keys = front.keys();
+            let packets = datagrams.chunks_mut(stride).filter_map(|packet| match keys.open(packet) {
+                Ok((plain, key)) => Some(Front::route(plain, key)),
                 Err(_) => {
-                    count(&shard.counters.dropped_unsealed);
+                    count(&shard.hub.counters.dropped_unsealed);
                     None
                 }
             });
@@ -270,30 +294,43 @@ fn dispatch<'a>(
     let mut rest = packets.peekable();
     while let Some(packet) = rest.next() {
         let Some(conv) = packet.conv else {
-            count(&shard.counters.dropped_unknown);
+            count(&shard.hub.counters.dropped_unknown);
             continue;
         };
         let key = (from, conv);
-        let admit = || packet.datagram.and_then(|datagram| shard.admit(key, datagram, now));
-        let Some(session) = shard.registry.get(&key).or_else(admit) else {
+        let admit = || {
+            packet
+                .datagram
+                .filter(|_| shard.hub.is_current_key(packet.key))
+                .and_then(|datagram| shard.admit(key, datagram, now))
+        };
+        let Some(session) = shard.hub.registry.get(&key).or_else(admit) else {
             if packet.datagram.is_none() {
-                count(&shard.counters.dropped_unknown);
+                count(&shard.hub.counters.dropped_unknown);
+            } else if !shard.hub.is_current_key(packet.key) {
+                count(&shard.hub.counters.dropped_unsealed);
             }
             continue;
         };
         let mut state = session.lock();
+        if state.layered.as_ref().is_some_and(|layered| layered.key() != packet.key) {
+            // Who speaks for a session must have the key that it began with.
+            count(&shard.hub.counters.dropped_unsealed);
+            continue;
+        }
         session.share(&mut state);
         let mut next = Some(packet);
         while let Some(packet) = next {
-            let State { core, layered, alias, .. } = &mut *state;
+            let adopted = state.alias().is_some();
+            let State { core, layered, .. } = &mut *state;
             let mut take = |datagram: &[u8]| {
-                let result = if alias.is_some() {
+                let result = if adopted {
                     core.handle_datagram(now, &adopt(datagram, session.conv))
                 } else {
                     core.handle_datagram(now, datagram)
                 };
                 if let Err(error) = result
-                    && let Some(more) = shard.logs.refused.permit(now)
+                    && let Some(more) = shard.hub.logs.refused.permit(now)
                 {
                     tracing::debug!(peer = %from, conv, %error, more, "datagrams refused");
                 }
@@ -302,7 +339,7 @@ fn dispatch<'a>(
                 None => take(packet.whole),
                 Some(layered) => layered.receive(now, packet.whole, take),
             }
-            next = rest.next_if(|packet| packet.conv == Some(conv));
+            next = rest.next_if(|next| next.conv == Some(conv) && next.key == packet.key);
         }
         // Before the next session asks for its share; the epilogue comes after the whole batch.
         session.account(&mut state);
@@ -330,14 +367,14 @@ fn adopt(datagram: &[u8], conv: u32) -> Vec<u8> {
 
 /// A receive error ends nothing: most are a peer's ICMP message. Those that say "refused" tell a connect.
 fn survive(shard: &Shard, error: &io::Error) {
-    count(&shard.counters.receive_errors);
-    if let Some(more) = shard.logs.receive.permit(shard.now()) {
+    count(&shard.hub.counters.receive_errors);
+    if let Some(more) = shard.hub.logs.receive.permit(shard.hub.now()) {
         tracing::debug!(%error, more, "receive errors");
     }
     if error.kind() == io::ErrorKind::ConnectionRefused {
         // Only a socket connected to one peer knows whom it is about.
-        if shard.registry.len() == 1
-            && let [session] = shard.registry.all().as_slice()
+        if shard.hub.registry.len() == 1
+            && let [session] = shard.hub.registry.all().as_slice()
         {
             session.on_refused();
         }

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,12 +12,13 @@ use bytes::Bytes;
 use crate::config::KcpConfig;
 use crate::driver::Driver;
 use crate::handle::{Broadcast, SessionHandle};
+use crate::hub::Hub;
 use crate::shard::Shard;
-use crate::socket::{DatagramSocket, UdpIo, bind};
+use crate::socket::{DatagramSocket, UdpIo, bind_group};
 use crate::stats::EndpointStats;
 use crate::stream::KcpStream;
 
-/// One UDP socket with any number of sessions, dialled and accepted.
+/// One UDP socket (or [several](KcpConfig::shards)) with any number of sessions, dialled and accepted.
 ///
 /// Dropping it stops accepting; streams go on, and the socket lives as long as they need it.
 ///
@@ -24,7 +26,11 @@ use crate::stream::KcpStream;
 /// endpoint; towards those use [`KcpStream::connect`], which has a socket of its own.
 #[derive(Debug)]
 pub struct KcpEndpoint {
-    shard: Arc<Shard>,
+    hub: Arc<Hub>,
+    /// At least one.
+    shards: Vec<Arc<Shard>>,
+    /// Whose turn it is to dial.
+    next: AtomicUsize,
 }
 
 impl KcpEndpoint {
@@ -35,28 +41,47 @@ impl KcpEndpoint {
     #[allow(clippy::unused_async, reason = "registering with the runtime is async by contract, as in tokio")]
     pub async fn bind(addr: SocketAddr, config: KcpConfig) -> io::Result<Self> {
         config.validate()?;
-        let socket = UdpIo::new(bind(addr)?, config.socket_buffer)?;
-        Self::from_socket(Arc::new(socket), config)
+        let mut sockets: Vec<Arc<dyn DatagramSocket>> = Vec::new();
+        for socket in bind_group(addr, &config)? {
+            sockets.push(Arc::new(UdpIo::new(socket, &config)?));
+        }
+        Self::start(sockets, config, true)
     }
 
-    /// Takes any datagram transport. Must be called within a tokio runtime.
+    /// Takes any datagram transport, whatever the configuration says of [shards](KcpConfig::shards). Must be called within
+    /// a tokio runtime.
     ///
     /// # Errors
     /// `InvalidInput` for a configuration out of range.
     pub fn from_socket(socket: Arc<dyn DatagramSocket>, config: KcpConfig) -> io::Result<Self> {
-        Self::start(socket, config, true)
+        Self::start(vec![socket], config, true)
     }
 
     pub(crate) fn start(
-        socket: Arc<dyn DatagramSocket>,
+        sockets: Vec<Arc<dyn DatagramSocket>>,
         config: KcpConfig,
         accepting: bool,
     ) -> io::Result<Self> {
         config.validate()?;
-        let shard = Shard::new(socket, config, accepting)?;
-        shard.add_handle();
-        Driver::spawn(shard.clone());
-        Ok(Self { shard })
+        let hub = Hub::new(config, accepting, sockets.len())?;
+        hub.add_handle();
+        let shards: Vec<_> = sockets
+            .into_iter()
+            .enumerate()
+            .map(|(index, socket)| Shard::new(hub.clone(), index, socket))
+            .collect();
+        for shard in &shards {
+            Driver::spawn(shard.clone());
+        }
+        Ok(Self { hub, shards, next: AtomicUsize::new(0) })
+    }
+
+    /// Takes turns, so that what is dialled spreads over the sockets.
+    fn dial(&self, peer: SocketAddr, lazy: bool) -> io::Result<KcpStream> {
+        let peer = self.reachable(peer)?;
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);
+        let shard = self.shards.get(turn).ok_or(io::ErrorKind::NotConnected)?;
+        Ok(KcpStream::new(shard.dial(peer, lazy)?))
     }
 
     /// Opens a session towards `peer`.
@@ -67,8 +92,7 @@ impl KcpEndpoint {
     /// # Cancel safety
     /// Dropped before it completes, the attempt is abandoned.
     pub async fn connect(&self, peer: SocketAddr) -> io::Result<KcpStream> {
-        let peer = self.reachable(peer)?;
-        let stream = KcpStream::new(self.shard.dial(peer, false)?);
+        let stream = self.dial(peer, false)?;
         stream.connected().await?;
         Ok(stream)
     }
@@ -78,7 +102,7 @@ impl KcpEndpoint {
     /// # Errors
     /// When the socket has failed.
     pub fn connect_lazy(&self, peer: SocketAddr) -> io::Result<KcpStream> {
-        Ok(KcpStream::new(self.shard.dial(self.reachable(peer)?, true)?))
+        self.dial(peer, true)
     }
 
     /// Takes over a socket that the caller has made. Must be called within a tokio runtime.
@@ -91,25 +115,51 @@ impl KcpEndpoint {
         Self::from_socket(socket, config)
     }
 
-    /// Moves all sessions to another socket: see [`KcpStream::rebind`].
+    /// Sessions opened from now on have the session parameters, the error correction and the key of `config`; those that live keep
+    /// theirs, and go on. What concerns the socket (buffers, budgets, limits, filter) stays as it was.
+    ///
+    /// A session keeps its old key until it ends, but follows its peer to no other address any more once the key has changed.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration out of range; `Unsupported` where packets could not be told apart: between layers and
+    /// none, and to another key from or to none (`null` included). Nothing has changed then.
+    pub fn reconfigure(&self, config: &KcpConfig) -> io::Result<()> {
+        config.validate()?;
+        self.hub.reconfigure(config)?;
+        for shard in &self.shards {
+            shard.limit_runs(config.session.mtu_bytes());
+        }
+        Ok(())
+    }
+
+    /// Moves all sessions to another socket: see [`KcpStream::rebind`]. An endpoint of several has one from then on.
     ///
     /// # Errors
     /// Those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
-        self.shard.rebind(crate::connect::adopt(socket, &self.shard.config, None).await?);
+        let socket = crate::connect::adopt(socket, &self.hub.config, None).await?;
+        let Some((host, others)) = self.shards.split_first() else { return Ok(()) };
+        host.rebind(socket.clone(), None);
+        for other in others {
+            other.rebind(socket.clone(), Some(host.clone()));
+        }
         Ok(())
     }
 
     /// The sessions that live now, accepted or dialled.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionHandle> {
-        self.shard.sessions().into_iter().map(SessionHandle::new).collect()
+        self.hub.sessions().into_iter().map(SessionHandle::new).collect()
     }
 
     /// Sends one message to every session; its bytes exist once however many there are (in message mode). Nobody waits for a
     /// slow one.
     pub fn broadcast(&self, msg: &Bytes) -> Broadcast {
         let mut result = Broadcast::default();
+        for shard in &self.shards {
+            // One call of the system for many, instead of one for each.
+            shard.gather(self.hub.now());
+        }
         for session in self.sessions() {
             match session.try_send_msg(msg) {
                 Ok(()) => result.sent += 1,
@@ -123,13 +173,13 @@ impl KcpEndpoint {
 
     /// Takes no more sessions. Those that live go on; those that nobody has accepted are reset.
     pub fn stop_accepting(&self) {
-        self.shard.stop_accepting();
+        self.hub.stop_accepting();
     }
 
     /// Takes no more sessions, and ends those that live at once. Their peers are told, plain ones cannot be.
     pub fn close(&self) {
-        self.shard.stop_accepting();
-        for session in self.shard.registry.all() {
+        self.hub.stop_accepting();
+        for session in self.hub.registry.all() {
             session.abort();
         }
     }
@@ -140,7 +190,7 @@ impl KcpEndpoint {
     /// # Cancel safety
     /// Safe.
     pub async fn wait_idle(&self) {
-        poll_fn(|cx| self.shard.poll_idle(cx)).await;
+        poll_fn(|cx| self.hub.poll_idle(cx)).await;
     }
 
     /// An IPv6 socket knows IPv4 peers by their mapped address.
@@ -166,7 +216,7 @@ impl KcpEndpoint {
 
     /// [`accept`](Self::accept) as a poll. Several tasks may poll; each is woken.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(KcpStream, SocketAddr)>> {
-        self.shard.poll_accept(cx).map_ok(|session| {
+        self.hub.poll_accept(cx).map_ok(|session| {
             let peer = session.peer();
             (KcpStream::new(session), peer)
         })
@@ -177,19 +227,32 @@ impl KcpEndpoint {
     /// # Errors
     /// When the operating system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shard.socket().local_addr()
+        let first = self.shards.first().ok_or(io::ErrorKind::NotConnected)?;
+        first.socket().local_addr()
+    }
+
+    /// How many sockets it has: see [`KcpConfig::shards`].
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Datagrams received by each of its sockets: whether the load is spread.
+    #[must_use]
+    pub fn received_by_shard(&self) -> Vec<u64> {
+        self.hub.drivers.iter().map(|driver| driver.received.load(Ordering::Relaxed)).collect()
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        self.shard.stats()
+        self.hub.stats()
     }
 }
 
 impl Drop for KcpEndpoint {
     fn drop(&mut self) {
-        self.shard.stop_accepting();
-        self.shard.drop_handle();
+        self.hub.stop_accepting();
+        self.hub.drop_handle();
     }
 }

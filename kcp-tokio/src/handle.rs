@@ -10,6 +10,7 @@ use kcp_core::Stats;
 
 use crate::error::KcpError;
 use crate::session::Session;
+use crate::stats::EndpointStats;
 
 /// One session of an endpoint: [`KcpEndpoint::sessions`](crate::KcpEndpoint::sessions). Does not keep it alive.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ impl SessionHandle {
         self.0.conv
     }
 
+    /// The socket that it is on, of those of its endpoint: see [`KcpConfig::shards`](crate::KcpConfig::shards).
+    #[must_use]
+    pub fn shard(&self) -> usize {
+        self.0.shard.index
+    }
+
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -43,6 +50,18 @@ impl SessionHandle {
     #[must_use]
     pub fn layer_stats(&self) -> Option<kcp_layers::LayerStats> {
         self.0.lock().layered.as_ref().map(|layered| layered.stats())
+    }
+
+    /// Counters of the socket that it is on.
+    #[must_use]
+    pub fn endpoint_stats(&self) -> EndpointStats {
+        self.0.shard.hub.stats()
+    }
+
+    /// Whether the peer is one of ours: see [`KcpStream::is_extended`](crate::KcpStream::is_extended).
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        self.0.lock().core.is_extended()
     }
 
     /// Smoothed round-trip time, after the first sample.

@@ -10,7 +10,7 @@ use kcp_core::{CloseReason, ReadError, Timestamp, WriteError};
 use tokio::io::{Interest, ReadBuf, Ready};
 
 use crate::error::KcpError;
-use crate::session::{INLINE_RUNS, Session, State, Wakeups};
+use crate::session::{INLINE_RUNS, Session, State, Turn};
 
 type Core = kcp_core::Session;
 
@@ -33,18 +33,18 @@ impl Session {
         read: impl FnOnce(&mut Core, Timestamp) -> Result<T, ReadError>,
         wait: impl FnOnce(&mut State),
     ) -> Option<Result<T, KcpError>> {
-        let mut wakeups = Wakeups::default();
-        let now = self.shard.now();
+        let mut turn = Turn::default();
+        let now = self.hub().now();
         let mut state = self.lock();
         match read(&mut state.core, now) {
             Ok(value) => {
                 self.settle(&mut state);
                 // Only a reader that made room in a closed window, or took the last of a stream, has something to send.
                 if state.core.poll_timeout().is_some_and(|at| at <= now) {
-                    self.after(&mut state, now, INLINE_RUNS, &mut wakeups);
+                    self.after(&mut state, now, INLINE_RUNS, &mut turn);
                 }
                 drop(state);
-                wakeups.wake();
+                turn.wake();
                 Some(Ok(value))
             }
             Err(ReadError::Closed(reason)) => Some(Err(state.closed(reason))),
@@ -61,7 +61,8 @@ impl Session {
         cx: &Context<'_>,
         write: impl FnOnce(&mut Core, Timestamp) -> Result<T, WriteError>,
     ) -> Poll<io::Result<T>> {
-        self.give_with(write, |state| state.writer.register(cx.waker())).map_or(Poll::Pending, Poll::Ready)
+        self.give_with(write, |state| state.extra().writer.register(cx.waker()))
+            .map_or(Poll::Pending, Poll::Ready)
     }
 
     fn give_with<T>(
@@ -161,7 +162,7 @@ impl Session {
             if state.core.is_drained() {
                 return Poll::Ready(Ok(()));
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
     }
@@ -191,7 +192,7 @@ impl Session {
         if let Some(error) = state.end() {
             return Poll::Ready(Err(error.into()));
         }
-        state.datagram.register(cx.waker());
+        state.extra().datagram.register(cx.waker());
         Poll::Pending
     }
 
@@ -226,7 +227,7 @@ impl Session {
         }
         if interest.is_writable() {
             state.core.want_write();
-            state.writer.register(cx.waker());
+            state.extra().writer.register(cx.waker());
         }
         Poll::Pending
     }
@@ -241,7 +242,7 @@ impl Session {
             if let Some(reason) = state.end() {
                 return Poll::Ready(reason);
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
         .await

@@ -3,10 +3,10 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use kcp_core::Timestamp;
-use kcp_layers::{Frame, LayerStats, Layers, LayersConfig, OpenError, Opened, Sealed};
+use kcp_layers::{Cipher, Crypt, Frame, LayerStats, Layers, LayersConfig, OpenError, Opened, Sealed};
 
 use crate::config::KcpConfig;
 use crate::driver::Packet;
@@ -30,13 +30,21 @@ pub(crate) struct Layered {
     sent: u64,
     /// The peer's address is not proven.
     held: bool,
+    key: u32,
+    /// As long as it lives the key is known.
+    _uses: Arc<()>,
 }
 
 impl Layered {
-    fn new(config: &LayersConfig, held: bool, entropy: &Entropy) -> io::Result<Self> {
-        let mut layers = Layers::new(config, entropy.bytes()?);
+    fn new(keys: &Keys, held: bool, entropy: &Entropy) -> io::Result<Self> {
+        let mut layers = Layers::new(&keys.config, entropy.bytes()?);
         layers.hold_parity(held);
-        Ok(Self { layers, received: 0, sent: 0, held })
+        Ok(Self { layers, received: 0, sent: 0, held, key: keys.current, _uses: keys.used.clone() })
+    }
+
+    /// Which of the keys that the socket has had is this session's.
+    pub(crate) const fn key(&self) -> u32 {
+        self.key
     }
 
     /// Whether only so much may be sent as was received allows.
@@ -107,10 +115,73 @@ impl Layered {
 /// The layers of a socket: encryption comes off before one knows whose a packet is.
 #[derive(Debug)]
 pub(crate) struct Front {
-    config: LayersConfig,
+    keys: RwLock<Arc<Keys>>,
     /// For what no session sends.
     answers: Mutex<Layers>,
 }
+
+/// The layers of sessions to come, and the keys of those that live.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    config: LayersConfig,
+    pub(crate) current: u32,
+    used: Arc<()>,
+    /// Each as long as a session has it.
+    former: Vec<(u32, Weak<()>, Crypt)>,
+}
+
+impl Keys {
+    fn new(config: &LayersConfig) -> Self {
+        Self { config: config.clone(), current: 0, used: Arc::default(), former: Vec::new() }
+    }
+
+    /// What a change of the configuration makes of it; none where packets could not be told apart.
+    fn next(&self, config: &LayersConfig) -> Option<Self> {
+        let (old, new) = (self.config.encryption(), config.encryption());
+        let mut next = Self {
+            config: config.clone(),
+            current: self.current,
+            used: self.used.clone(),
+            former: Vec::new(),
+        };
+        next.former = self.former.iter().filter(|(_, uses, _)| uses.strong_count() > 0).cloned().collect();
+        let blank = |crypt: &&Crypt| crypt.cipher() == Cipher::Null;
+        match (old.filter(|old| !blank(old)), new.filter(|new| !blank(new))) {
+            (None, None) => {}
+            (Some(old), Some(new)) if old.is_clone_of(new) => {}
+            (Some(old), Some(_)) => {
+                next.former.push((self.current, Arc::downgrade(&self.used), old.clone()));
+                (next.current, next.used) = (self.current.wrapping_add(1), Arc::default());
+            }
+            _ => return None,
+        }
+        Some(next)
+    }
+
+    /// Decrypts a packet in place, and says which key it took.
+    pub(crate) fn open<'a>(&self, packet: &'a mut [u8]) -> Result<(&'a [u8], u32), OpenError> {
+        let Some(crypt) = self.config.encryption() else { return Ok((packet, self.current)) };
+        if self.former.is_empty() {
+            return crypt.open(packet).map(|plain| (&*plain, self.current));
+        }
+        let sealed = packet.to_vec();
+        let former = self.former.iter().filter(|(_, uses, _)| uses.strong_count() > 0);
+        let keys = former.map(|(key, _, crypt)| (*key, crypt));
+        let found = std::iter::once((self.current, crypt)).chain(keys).find_map(|(key, crypt)| {
+            packet.copy_from_slice(&sealed);
+            let len = crypt.open(packet).ok()?.len();
+            Some((key, crypt.cipher(), len))
+        });
+        let (key, cipher, len) = found.ok_or(OpenError::Unsealed)?;
+        // Where it begins, the cipher knows: what it adds lies before, but for the tag.
+        let tail = if cipher.authenticates() { TAG } else { 0 };
+        let end = packet.len() - tail;
+        Ok((&packet[end - len..end], key))
+    }
+}
+
+/// Bytes behind an authenticated packet.
+const TAG: usize = 16;
 
 impl Front {
     /// What the configuration asks for.
@@ -119,34 +190,44 @@ impl Front {
     }
 
     fn new(config: &LayersConfig, entropy: &Entropy) -> io::Result<Self> {
-        let mut bare = LayersConfig::new();
-        if let Some(crypt) = config.encryption() {
-            bare = bare.crypt(crypt.clone());
-        }
-        Ok(Self { config: config.clone(), answers: Mutex::new(Layers::new(&bare, entropy.bytes()?)) })
+        let answers = Mutex::new(bare(config, entropy)?);
+        Ok(Self { keys: RwLock::new(Arc::new(Keys::new(config))), answers })
+    }
+
+    /// Sessions to come have these layers.
+    pub(crate) fn reconfigure(front: Option<&Self>, config: &KcpConfig, entropy: &Entropy) -> io::Result<()> {
+        let (front, layers) = match (front, &config.layers) {
+            (None, None) => return Ok(()),
+            (Some(front), Some(layers)) => (front, layers),
+            _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "layers cannot be added or removed")),
+        };
+        let answers = bare(layers, entropy)?;
+        let mut keys = front.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(next) = keys.next(layers) else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "encryption cannot be added or removed"));
+        };
+        *keys = Arc::new(next);
+        *front.answers.lock().unwrap_or_else(PoisonError::into_inner) = answers;
+        Ok(())
+    }
+
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The layers of a new session; one that a peer has opened is held from the first packet on.
     pub(crate) fn session(&self, passive: bool, entropy: &Entropy) -> io::Result<Box<Layered>> {
-        Layered::new(&self.config, passive, entropy).map(Box::new)
-    }
-
-    /// Decrypts a packet in place.
-    pub(crate) fn open<'a>(&self, packet: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
-        match self.config.encryption() {
-            Some(crypt) => crypt.open(packet).map(|plain| &*plain),
-            None => Ok(packet),
-        }
+        Layered::new(&self.keys(), passive, entropy).map(Box::new)
     }
 
     /// Whose a decrypted packet is.
-    pub(crate) fn route(plain: &[u8]) -> Packet<'_> {
+    pub(crate) fn route(plain: &[u8], key: u32) -> Packet<'_> {
         let frame = Frame::parse(plain);
         let datagram = match frame {
             Frame::Plain(datagram) | Frame::Data { datagram, .. } => Some(datagram),
             _ => None,
         };
-        Packet { conv: frame.conv(), datagram, whole: plain }
+        Packet { conv: frame.conv(), datagram, whole: plain, key }
     }
 
     /// Seals a datagram of no session.
@@ -158,6 +239,15 @@ impl Front {
             sealed.packets().for_each(&mut send);
         });
     }
+}
+
+/// The encryption alone.
+fn bare(config: &LayersConfig, entropy: &Entropy) -> io::Result<Layers> {
+    let mut bare = LayersConfig::new();
+    if let Some(crypt) = config.encryption() {
+        bare = bare.crypt(crypt.clone());
+    }
+    Ok(Layers::new(&bare, entropy.bytes()?))
 }
 
 /// Runs `f` with an empty buffer.

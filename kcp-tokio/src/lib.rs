@@ -32,6 +32,7 @@ mod error;
 mod halfopen;
 mod halves;
 mod handle;
+mod hub;
 mod io;
 #[cfg(feature = "layers")]
 mod layered;
@@ -44,11 +45,13 @@ mod logs;
 mod messages;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod outbox;
 mod registry;
 mod session;
 mod shard;
 mod socket;
 mod stats;
+mod steer;
 mod stream;
 mod timers;
 

@@ -99,6 +99,14 @@ impl KcpListener {
         self.endpoint.broadcast(msg)
     }
 
+    /// See [`KcpEndpoint::reconfigure`].
+    ///
+    /// # Errors
+    /// Those of [`KcpEndpoint::reconfigure`].
+    pub fn reconfigure(&self, config: &KcpConfig) -> io::Result<()> {
+        self.endpoint.reconfigure(config)
+    }
+
     /// See [`KcpEndpoint::stop_accepting`].
     pub fn stop_accepting(&self) {
         self.endpoint.stop_accepting();

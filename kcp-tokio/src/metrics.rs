@@ -21,10 +21,14 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Publishes what has changed if a second has passed; when to come back, unless nothing had.
     pub(crate) fn turn(&mut self, shard: &Shard, now: Timestamp) -> Option<Timestamp> {
+        if shard.index > 0 {
+            // The figures are the endpoint's: one of its drivers tells them.
+            return None;
+        }
         if now < self.next {
             return Some(self.next);
         }
-        let stats = shard.stats();
+        let stats = shard.hub.stats();
         if stats == self.published {
             return None;
         }
@@ -43,6 +47,8 @@ impl Publisher {
 
     /// The socket ends: the last figures.
     pub(crate) fn last(&mut self, shard: &Shard) {
-        self.publish(shard, shard.stats());
+        if shard.index == 0 {
+            self.publish(shard, shard.hub.stats());
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! Which session a datagram belongs to: (peer address, conv), and the tombstones of those that ended.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::RandomState;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use kcp_core::Timestamp;
 use kcp_core::admission::Epitaph;
 
@@ -22,15 +22,22 @@ pub(crate) type Key = (SocketAddr, u32);
 const TOMBSTONE_TIME: Duration = Duration::from_secs(120);
 /// How many are remembered; the oldest are forgotten first.
 const MAX_TOMBSTONES: usize = 65_536;
+/// Parts of the tables, each with a lock: drivers and dialling tasks rarely meet, and a table that grows stops few.
+const PARTS: usize = 16;
 
-/// The sessions of one socket. Keys are chosen by strangers, so the hash is keyed (`RandomState`). Guards of the map are
-/// never held across a session's lock.
+/// The sessions of one endpoint, whichever of its sockets hears of them. Keys are chosen by strangers, so the hash is keyed
+/// (`RandomState`). The tables hold sessions alone: their names are in them already. Guards of the tables are never held
+/// across a session's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    sessions: DashMap<Key, Arc<Session>, RandomState>,
+    hash: RandomState,
+    /// By name.
+    named: [Mutex<HashTable<Arc<Session>>>; PARTS],
     /// Sessions that could follow their peer to another address, by conv.
-    roaming: DashMap<u32, Weak<Session>, RandomState>,
-    /// Sessions, each counted once: the key of conv 0 is a second name of one.
+    roaming: [Mutex<HashTable<Arc<Session>>>; PARTS],
+    /// Second names, of conv 0: peers that leave the choice of the conv to us.
+    aliases: Mutex<HashMap<Key, Arc<Session>>>,
+    /// Sessions, each counted once.
     count: AtomicUsize,
     tombstones: Mutex<Tombstones>,
 }
@@ -42,63 +49,121 @@ struct Tombstones {
     graves: HashMap<Key, (Timestamp, Epitaph)>,
 }
 
+/// The part of a table that a hash belongs to. Its lowest bits and its highest choose within the part.
+const fn part(hash: u64) -> usize {
+    (hash >> 48) as usize % PARTS
+}
+
 impl Registry {
-    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Session>> {
-        self.sessions.get(key).map(|entry| entry.value().clone())
+    fn hash(&self, key: &Key) -> u64 {
+        self.hash.hash_one(key)
     }
 
-    /// False when the key is taken.
-    pub(crate) fn insert(&self, key: Key, session: &Arc<Session>) -> bool {
-        match self.sessions.entry(key) {
+    fn name_hash(&self, session: &Session) -> u64 {
+        self.hash(&session.key())
+    }
+
+    fn conv_hash(&self, conv: u32) -> u64 {
+        self.hash.hash_one(conv)
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Session>> {
+        if key.1 == 0 {
+            return lock(&self.aliases).get(key).cloned();
+        }
+        let hash = self.hash(key);
+        lock(&self.named[part(hash)]).find(hash, |held| held.key() == *key).cloned()
+    }
+
+    /// Files a session under its name; false when that is taken.
+    pub(crate) fn insert(&self, session: &Arc<Session>) -> bool {
+        let key = session.key();
+        let hash = self.hash(&key);
+        let mut named = lock(&self.named[part(hash)]);
+        match named.entry(hash, |held| held.key() == key, |held| self.name_hash(held)) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
                 entry.insert(session.clone());
-                self.count.fetch_add(usize::from(key.1 != 0), Ordering::AcqRel);
+                self.count.fetch_add(1, Ordering::AcqRel);
                 true
             }
         }
+    }
+
+    /// A second name of a session, of conv 0.
+    pub(crate) fn insert_alias(&self, alias: Key, session: &Arc<Session>) {
+        lock(&self.aliases).insert(alias, session.clone());
     }
 
     /// From now on the session can follow its peer; where two share a conv, the first can.
     pub(crate) fn may_roam(&self, session: &Arc<Session>) {
-        match self.roaming.entry(session.conv) {
-            Entry::Occupied(mut entry) if entry.get().upgrade().is_none() => {
-                entry.insert(Arc::downgrade(session));
-            }
-            Entry::Occupied(_) => {}
-            Entry::Vacant(entry) => {
-                entry.insert(Arc::downgrade(session));
-            }
-        }
+        let hash = self.conv_hash(session.conv);
+        let mut roaming = lock(&self.roaming[part(hash)]);
+        let entry = roaming.entry(hash, |held| held.conv == session.conv, |held| self.conv_hash(held.conv));
+        entry.or_insert_with(|| session.clone());
     }
 
     /// The session that may have moved, if somebody unknown speaks of this conv.
     pub(crate) fn roamer(&self, conv: u32) -> Option<Arc<Session>> {
-        self.roaming.get(&conv).and_then(|entry| entry.value().upgrade())
+        let hash = self.conv_hash(conv);
+        lock(&self.roaming[part(hash)]).find(hash, |held| held.conv == conv).cloned()
     }
 
-    /// The session has a new name; false when that is taken.
-    pub(crate) fn rename(&self, from: &Key, to: Key, session: &Arc<Session>) -> bool {
-        match self.sessions.entry(to) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(entry) => {
-                entry.insert(session.clone());
-                self.sessions.remove_if(from, |_, held| Arc::ptr_eq(held, session));
-                true
-            }
+    /// The session's peer is at another address from now on; false when that name is taken.
+    pub(crate) fn rename(&self, session: &Arc<Session>, to: SocketAddr) -> bool {
+        let new = (to, session.conv);
+        let (from_hash, to_hash) = (self.name_hash(session), self.hash(&new));
+        let (from_part, to_part) = (part(from_hash), part(to_hash));
+        // Both at once, and in one order: nobody may see a session under a hash that is not its name's.
+        let mut first = lock(&self.named[from_part.min(to_part)]);
+        let mut second = (from_part != to_part).then(|| lock(&self.named[from_part.max(to_part)]));
+        let (from_table, to_table) = match &mut second {
+            None => (&mut *first, None),
+            Some(second) if from_part < to_part => (&mut *first, Some(&mut **second)),
+            Some(second) => (&mut **second, Some(&mut *first)),
+        };
+        let taken = |table: &HashTable<Arc<Session>>| table.find(to_hash, |held| held.key() == new).is_some();
+        if taken(to_table.as_deref().unwrap_or(from_table)) {
+            return false;
         }
+        if let Ok(entry) = from_table.find_entry(from_hash, |held| Arc::ptr_eq(held, session)) {
+            entry.remove();
+        }
+        session.set_peer(to);
+        to_table.unwrap_or(from_table).insert_unique(to_hash, session.clone(), |held| self.name_hash(held));
+        true
     }
 
     /// Removes `session`, and only it: a late notice of an old session must not remove a new one of the same name.
-    pub(crate) fn remove(&self, key: &Key, session: &Arc<Session>, now: Timestamp, epitaph: Epitaph) {
-        self.roaming.remove_if(&key.1, |_, held| std::ptr::eq(held.as_ptr(), Arc::as_ptr(session)));
-        if self.sessions.remove_if(key, |_, held| Arc::ptr_eq(held, session)).is_some() {
-            self.count.fetch_sub(usize::from(key.1 != 0), Ordering::AcqRel);
-            let mut tombstones = self.tombstones();
-            let expiry = now + TOMBSTONE_TIME;
-            tombstones.graves.insert(*key, (expiry, epitaph));
-            tombstones.by_age.push_back((expiry, *key));
-            tombstones.forget(now);
+    pub(crate) fn remove(
+        &self,
+        session: &Arc<Session>,
+        alias: Option<Key>,
+        now: Timestamp,
+        epitaph: Epitaph,
+    ) {
+        let hash = self.conv_hash(session.conv);
+        if let Ok(entry) = lock(&self.roaming[part(hash)]).find_entry(hash, |held| Arc::ptr_eq(held, session))
+        {
+            entry.remove();
+        }
+        if let Some(alias) = alias {
+            let mut aliases = lock(&self.aliases);
+            if aliases.get(&alias).is_some_and(|held| Arc::ptr_eq(held, session)) {
+                aliases.remove(&alias);
+                drop(aliases);
+                lock(&self.tombstones).bury(alias, now, epitaph);
+            }
+        }
+        let key = session.key();
+        let hash = self.hash(&key);
+        let removed = {
+            let mut named = lock(&self.named[part(hash)]);
+            named.find_entry(hash, |held| Arc::ptr_eq(held, session)).map(|entry| entry.remove()).is_ok()
+        };
+        if removed {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+            lock(&self.tombstones).bury(key, now, epitaph);
         }
     }
 
@@ -109,7 +174,7 @@ impl Registry {
 
     /// What a session of this name, which has ended lately, left.
     pub(crate) fn buried(&self, key: &Key, now: Timestamp) -> Option<Epitaph> {
-        let mut tombstones = self.tombstones();
+        let mut tombstones = lock(&self.tombstones);
         tombstones.forget(now);
         tombstones.graves.get(key).map(|&(_, epitaph)| epitaph)
     }
@@ -124,18 +189,28 @@ impl Registry {
 
     /// Each session once, in an order that does not depend on the hash.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
-        let named = self.sessions.iter().filter(|entry| entry.key().1 == entry.value().conv);
-        let mut all: Vec<_> = named.map(|entry| (*entry.key(), entry.value().clone())).collect();
-        all.sort_unstable_by_key(|&(key, _)| key);
-        all.into_iter().map(|(_, session)| session).collect()
-    }
-
-    fn tombstones(&self) -> std::sync::MutexGuard<'_, Tombstones> {
-        self.tombstones.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut all = Vec::with_capacity(self.len());
+        for part in &self.named {
+            all.extend(lock(part).iter().cloned());
+        }
+        all.sort_by_cached_key(|session| (session.peer(), session.conv));
+        all
     }
 }
 
+/// Nothing panics under these locks, so poison means nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Tombstones {
+    fn bury(&mut self, key: Key, now: Timestamp, epitaph: Epitaph) {
+        let expiry = now + TOMBSTONE_TIME;
+        self.graves.insert(key, (expiry, epitaph));
+        self.by_age.push_back((expiry, key));
+        self.forget(now);
+    }
+
     fn forget(&mut self, now: Timestamp) {
         while let Some(&(expiry, key)) = self.by_age.front() {
             if expiry > now && self.by_age.len() <= MAX_TOMBSTONES {
@@ -162,9 +237,7 @@ mod tests {
         let config = Arc::new(kcp_core::SessionConfig::fast());
         let seed = kcp_core::Seed::from_u64(u64::from(n));
         let epitaph = kcp_core::Session::established(n, config, seed, now).epitaph();
-        tombstones.graves.insert(key(n), (now + TOMBSTONE_TIME, epitaph));
-        tombstones.by_age.push_back((now + TOMBSTONE_TIME, key(n)));
-        tombstones.forget(now);
+        tombstones.bury(key(n), now, epitaph);
     }
 
     #[test]

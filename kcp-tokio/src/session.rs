@@ -7,29 +7,34 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use kcp_core::{CloseReason, Event, Framing, Held, Timestamp};
 use tracing::Span;
 
 use crate::error::KcpError;
+use crate::hub::Hub;
 use crate::layered::Layered;
+use crate::outbox::Outbox;
 use crate::registry::Key;
 use crate::shard::Shard;
 use crate::stats::count;
 use crate::timers::Mark;
 
 /// How long a stranger's session may take to prove something.
-const HALF_OPEN_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+const HALF_OPEN_TIME: Duration = std::time::Duration::from_secs(10);
 /// How long a socket that nobody uses any more answers for its last session, at most.
-const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+const LONGEST_WAIT: Duration = std::time::Duration::from_secs(2);
 /// Runs that an application's task sends itself before it leaves the rest to the driver.
 pub(crate) const INLINE_RUNS: usize = 2;
 /// Runs that the driver sends for one session before it turns to the next.
 pub(crate) const DRIVER_RUNS: usize = 4;
 /// ICMP refusals that end a connect: one may be forged or left over from another process.
-const REFUSALS: u32 = 3;
+const REFUSALS: u8 = 3;
+/// Who has nothing to do for so long is idle.
+const IDLE: Duration = Duration::from_secs(1);
 /// While the socket is full nothing can be sent; timeouts are looked after this often.
-const BLOCKED_RECHECK: std::time::Duration = std::time::Duration::from_millis(20);
+const BLOCKED_RECHECK: Duration = std::time::Duration::from_millis(20);
 
 thread_local! {
     /// What is being transmitted; borrowed per epilogue, so that idle sessions own no buffer.
@@ -48,52 +53,69 @@ pub(crate) struct Session {
     passive: bool,
     /// Waits in the shard's work queue; set once however often the session is marked.
     queued: AtomicBool,
+    /// Something of it waits in its driver's outbox; nothing may overtake that.
+    boxed: AtomicBool,
     state: Mutex<State>,
 }
 
-/// Everything behind the lock.
+/// Everything behind the lock. There may be a million of it: what only few sessions have, or only for a while, is in
+/// [`Extra`].
 pub(crate) struct State {
     pub(crate) core: kcp_core::Session,
     /// Encryption and error correction between the core and the socket, if any.
     pub(crate) layered: Option<Box<Layered>>,
     pub(crate) reader: Waiters,
-    pub(crate) writer: Waiters,
-    /// Wait for the connect, or for the shutdown to drain.
-    pub(crate) waiter: Waiters,
+    /// Given back when the session is idle and nothing is in it.
+    extra: Option<Box<Extra>>,
     /// Why it ended, if not by the core's own reason.
     pub(crate) failed: Option<KcpError>,
     /// In the touched list of the receive batch under way.
     pub(crate) touched: bool,
     /// Opened by a plain probe, which is all that its peer may ever say first.
     pub(crate) probed: bool,
-    /// The stream is gone; the session drains until then.
-    pub(crate) detached: Option<Timestamp>,
-    /// How long it may, if not as configured.
-    pub(crate) linger: Option<std::time::Duration>,
-    /// A half-open session ends then.
-    expires: Timestamp,
+    ends: Ends,
     /// A reset is told once, as TCP does; then reads find the end, and writes a broken pipe.
     pub(crate) reset_told: bool,
     /// Everything written was acknowledged after the shutdown.
     pub(crate) drained: bool,
     /// The registry knows that it may follow its peer.
     roams: bool,
-    /// Waits for an unreliable datagram.
-    pub(crate) datagram: Waiters,
-    /// The other name it is known by: conv 0, chosen by a peer that leaves the choice to us.
-    pub(crate) alias: Option<Key>,
+    refusals: u8,
+    retired: bool,
     /// Entries in the timer heap.
     scheduled: Mark,
-    /// Runs of datagrams that the socket had no room for: sent first, in order, never dropped.
-    stash: Vec<Stash>,
-    refusals: u32,
-    retired: bool,
     /// As the socket's budget knows it.
     held: Held,
     /// The buffers are lowered: the budget was short when it was last asked.
     limited: bool,
-    /// Level debug, and only for who has proven something: strangers must not make us log.
-    span: Span,
+}
+
+/// When a session ends by itself.
+#[derive(Copy, Clone)]
+enum Ends {
+    Never,
+    /// A half-open one, unless it proves something.
+    Unproven(Timestamp),
+    /// The stream is gone; the session drains until then.
+    Detached(Timestamp),
+}
+
+/// What most idle sessions have nothing of.
+#[derive(Default)]
+pub(crate) struct Extra {
+    pub(crate) writer: Waiters,
+    /// Wait for the connect, or for the shutdown to drain.
+    pub(crate) waiter: Waiters,
+    /// Wait for an unreliable datagram.
+    pub(crate) datagram: Waiters,
+    /// Runs of datagrams that the socket had no room for: sent first, in order, never dropped.
+    stash: Vec<Stash>,
+    /// How long it may drain when its stream is gone, if not as configured.
+    pub(crate) linger: Option<Duration>,
+    /// The other name it is known by: conv 0, chosen by a peer that leaves the choice to us.
+    pub(crate) alias: Option<Key>,
+    /// Level debug, and only for who has proven something: strangers must not make us log. None if nobody listens.
+    span: Option<Span>,
 }
 
 struct Stash {
@@ -107,38 +129,82 @@ const MAX_WAITERS: usize = 32;
 /// Tasks that wait for the same thing: `send_msg(&self)` and `recv_msg(&self)` invite several. All are woken, and those that
 /// come too late wait again.
 #[derive(Default)]
-pub(crate) struct Waiters(Vec<Waker>);
+pub(crate) struct Waiters {
+    /// Nearly always the only one.
+    first: Option<Waker>,
+    #[allow(clippy::box_collection, reason = "a word instead of three in every session")]
+    more: Option<Box<Vec<Waker>>>,
+}
 
 impl Waiters {
     pub(crate) fn register(&mut self, waker: &Waker) {
-        if self.0.iter().any(|held| held.will_wake(waker)) {
+        let Some(first) = &mut self.first else {
+            self.first = Some(waker.clone());
+            return;
+        };
+        let more = self.more.as_deref().map_or(&[][..], Vec::as_slice);
+        if first.will_wake(waker) || more.iter().any(|held| held.will_wake(waker)) {
             return;
         }
-        if self.0.len() >= MAX_WAITERS {
+        let more = self.more.get_or_insert_default();
+        if more.len() + 1 >= MAX_WAITERS {
             // Most belong to futures that were dropped: those that do not will come back.
-            self.0.drain(..).for_each(Waker::wake);
+            more.drain(..).for_each(Waker::wake);
         }
-        self.0.push(waker.clone());
+        more.push(waker.clone());
     }
 
     fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_none()
     }
 }
 
-/// Wakers to be called after the lock is released.
+/// What is left to do after the lock is released: wakers to be called, and in a driver's turn datagrams to be sent.
 #[derive(Default)]
-pub(crate) struct Wakeups(Vec<Waker>);
+pub(crate) struct Turn {
+    wakers: Vec<Waker>,
+    /// None: everything is sent at once.
+    pub(crate) outbox: Option<Outbox>,
+}
 
-impl Wakeups {
-    fn add(&mut self, waiters: &mut Waiters) {
-        self.0.append(&mut waiters.0);
+impl Turn {
+    pub(crate) const fn with(outbox: Option<Outbox>) -> Self {
+        Self { wakers: Vec::new(), outbox }
     }
 
-    pub(crate) fn wake(&mut self) {
-        for waker in self.0.drain(..) {
+    fn add(&mut self, waiters: &mut Waiters) {
+        self.wakers.extend(waiters.first.take());
+        if let Some(mut more) = waiters.more.take() {
+            self.wakers.append(&mut more);
+        }
+    }
+
+    /// Sends what the outbox holds, if it is full or has to be emptied. No session is locked.
+    pub(crate) fn empty(&mut self, shard: &Shard, now: Timestamp, all: bool) {
+        if let Some(outbox) = &mut self.outbox
+            && (all || outbox.is_full())
+        {
+            outbox.flush(shard, now);
+        }
+    }
+
+    /// Sends, then wakes.
+    pub(crate) fn end(&mut self, shard: &Shard, now: Timestamp) {
+        self.empty(shard, now, true);
+        self.wake();
+    }
+
+    /// Calls the wakers; how many there were.
+    pub(crate) fn wake(&mut self) -> usize {
+        let count = self.wakers.len();
+        for waker in self.wakers.drain(..) {
             waker.wake();
         }
+        count
     }
 }
 
@@ -151,31 +217,24 @@ impl Session {
         passive: bool,
     ) -> Arc<Self> {
         let conv = core.conv();
-        let expires = shard.now() + HALF_OPEN_TIME;
+        let ends = if passive { Ends::Unproven(shard.hub.now() + HALF_OPEN_TIME) } else { Ends::Never };
         let state = State {
             core,
             layered,
             reader: Waiters::default(),
-            writer: Waiters::default(),
-            waiter: Waiters::default(),
+            extra: None,
             failed: None,
             touched: false,
             probed: false,
-            detached: None,
-            linger: None,
-            expires,
+            ends,
             reset_told: false,
             drained: false,
             roams: false,
-            datagram: Waiters::default(),
-            alias: None,
-            scheduled: Mark::default(),
-            stash: Vec::new(),
             refusals: 0,
             retired: false,
+            scheduled: Mark::default(),
             held: Held::default(),
             limited: false,
-            span: Span::none(),
         };
         Arc::new(Self {
             shard,
@@ -184,6 +243,7 @@ impl Session {
             half_open: AtomicBool::new(passive),
             passive,
             queued: AtomicBool::new(false),
+            boxed: AtomicBool::new(false),
             state: Mutex::new(state),
         })
     }
@@ -191,6 +251,20 @@ impl Session {
     /// Where its peer is.
     pub(crate) fn peer(&self) -> SocketAddr {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its name in the registry.
+    pub(crate) fn key(&self) -> Key {
+        (self.peer(), self.conv)
+    }
+
+    /// For the registry, which files it anew.
+    pub(crate) fn set_peer(&self, peer: SocketAddr) {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.shard.hub
     }
 
     pub(crate) fn is_half_open(&self) -> bool {
@@ -203,7 +277,7 @@ impl Session {
 
     fn leave_half_open(&self) {
         if self.half_open.swap(false, Ordering::AcqRel) {
-            self.shard.left_half_open(self.peer().ip());
+            self.hub().left_half_open(self.peer().ip());
         }
     }
 
@@ -214,22 +288,22 @@ impl Session {
 
     /// Runs `f` under the lock, then the epilogue, then the wakers.
     pub(crate) fn with<R>(self: &Arc<Self>, f: impl FnOnce(&mut State, Timestamp) -> R) -> R {
-        let mut wakeups = Wakeups::default();
-        let now = self.shard.now();
+        let mut turn = Turn::default();
+        let now = self.hub().now();
         let result = {
             let mut state = self.lock();
             self.share(&mut state);
             let result = f(&mut state, now);
-            self.after(&mut state, now, INLINE_RUNS, &mut wakeups);
+            self.after(&mut state, now, INLINE_RUNS, &mut turn);
             result
         };
-        wakeups.wake();
+        turn.wake();
         result
     }
 
     /// Before anything is received or written: what the session may hold, of what all may.
     pub(crate) fn share(&self, state: &mut State) {
-        let share = self.shard.budget.share(self.shard.registry.len(), state.held);
+        let share = self.hub().budget.share(self.hub().registry.len(), state.held);
         let buffers = state.core.config().buffers();
         // What is in flight does not count against the configured send buffer.
         let limited = share.received < buffers.received || share.sent < buffers.sent + state.held.sent;
@@ -242,7 +316,7 @@ impl Session {
     /// After anything was received, read, written or acknowledged.
     pub(crate) fn account(&self, state: &mut State) {
         let held = state.core.held();
-        self.shard.budget.account(state.held, held);
+        self.hub().budget.account(state.held, held);
         state.held = held;
     }
 
@@ -256,14 +330,8 @@ impl Session {
 
     /// The epilogue of every entrance (a received batch, an application's call, a timer): transmit what is due, hand on
     /// events, schedule the next deadline.
-    pub(crate) fn after(
-        self: &Arc<Self>,
-        state: &mut State,
-        now: Timestamp,
-        runs: usize,
-        wakeups: &mut Wakeups,
-    ) {
-        let more = self.transmit(state, now, runs);
+    pub(crate) fn after(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize, turn: &mut Turn) {
+        let more = self.transmit(state, now, runs, turn);
         // The peer's system says that nothing listens: believed only while nothing valid was heard.
         if state.refusals >= REFUSALS && state.core.is_connecting() {
             state.failed = Some(KcpError::Refused);
@@ -273,46 +341,50 @@ impl Session {
             // Data from the beginning, or a token that only who got our answer knows.
             if state.core.una().value() != 0 || state.core.is_validated() || state.probed {
                 self.leave_half_open();
+                state.ends = Ends::Never;
                 state.open_span(self.peer(), self.conv);
-                if !self.shard.offer(self) {
+                if !self.hub().offer(self) {
                     state.core.abort();
                 }
-            } else if now >= state.expires {
-                count(&self.shard.counters.half_open_expired);
+            } else if matches!(state.ends, Ends::Unproven(at) if now >= at) {
+                count(&self.hub().counters.half_open_expired);
                 state.core.abort();
             }
         }
         if self.passive && !state.roams && state.core.is_extended() {
             state.roams = true;
-            self.shard.registry.may_roam(self);
+            self.hub().registry.may_roam(self);
         }
         self.settle(state);
         while let Some(event) = state.core.poll_event() {
-            match event {
-                Event::Readable => wakeups.add(&mut state.reader),
-                Event::Writable => wakeups.add(&mut state.writer),
-                Event::Connected => wakeups.add(&mut state.waiter),
-                Event::Drained => {
-                    state.drained = true;
-                    wakeups.add(&mut state.waiter);
-                }
-                Event::Datagram => wakeups.add(&mut state.datagram),
-                _ => {
-                    let State { reader, writer, waiter, datagram, .. } = &mut *state;
-                    for waiters in [reader, writer, waiter, datagram] {
-                        wakeups.add(waiters);
-                    }
-                }
+            if event == Event::Readable {
+                turn.add(&mut state.reader);
+                continue;
+            }
+            state.drained |= event == Event::Drained;
+            let every = matches!(event, Event::Closed(_));
+            if every {
+                turn.add(&mut state.reader);
+            }
+            let Some(extra) = &mut state.extra else { continue };
+            if every || event == Event::Writable {
+                turn.add(&mut extra.writer);
+            }
+            if every || matches!(event, Event::Connected | Event::Drained) {
+                turn.add(&mut extra.waiter);
+            }
+            if every || event == Event::Datagram {
+                turn.add(&mut extra.datagram);
             }
         }
-        if let Some(deadline) = state.detached
-            && ((state.core.is_done() && state.stash.is_empty()) || now >= deadline || self.shard.is_dead())
+        if let Ends::Detached(deadline) = state.ends
+            && ((state.core.is_done() && !state.has_stash()) || now >= deadline || self.hub().is_dead())
         {
             state.core.abort();
         }
         if state.core.is_closed() {
             // It may have a last word for its peer.
-            self.transmit(state, now, 1);
+            self.transmit(state, now, 1, turn);
             self.retire(state, now);
         } else if more {
             self.mark();
@@ -322,26 +394,33 @@ impl Session {
     }
 
     /// Sends at most `runs` runs; true when there may be more.
-    fn transmit(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize) -> bool {
-        if !state.stash.is_empty() {
+    fn transmit(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize, turn: &mut Turn) -> bool {
+        if state.has_stash() {
             return false;
         }
-        let State { core, layered, stash, refusals, .. } = &mut *state;
+        // Only its own driver has an outbox for it.
+        let mut outbox = turn.outbox.as_mut().filter(|outbox| outbox.shard == self.shard.index);
+        let waits = outbox.is_none() && (self.boxed.load(Ordering::Acquire) || self.shard.gathers(now));
+        if waits && !state.core.is_closed() {
+            // What it has to send leaves with what others have.
+            return state.core.poll_timeout().is_some_and(|at| at <= now);
+        }
+        let State { core, layered, extra, refusals, .. } = &mut *state;
         if let Some(layered) = layered {
             layered.hold(!core.is_validated());
         }
-        let framing = Framing { max_datagrams: self.shard.max_run };
+        let framing = Framing { max_datagrams: self.shard.max_run() };
         let mut send_all = |scratch: &mut Vec<u8>| {
             for _ in 0..runs {
                 scratch.clear();
                 let Some(run) = core.poll_transmit(now, framing, scratch) else { return false };
                 match layered {
-                    None => self.send_or_stash(stash, refusals, scratch, run.stride),
+                    None => self.send_or_stash(extra, refusals, scratch, run.stride, &mut outbox),
                     Some(layered) => layered.seal(now, scratch, run.stride, |run, stride| {
-                        self.send_or_stash(stash, refusals, run, stride);
+                        self.send_or_stash(extra, refusals, run, stride, &mut outbox);
                     }),
                 }
-                if !stash.is_empty() {
+                if extra.as_ref().is_some_and(|extra| !extra.stash.is_empty()) {
                     return false;
                 }
             }
@@ -356,13 +435,25 @@ impl Session {
     /// Sends a run after those that wait; what the socket has no room for waits as well.
     fn send_or_stash(
         self: &Arc<Self>,
-        stash: &mut Vec<Stash>,
-        refusals: &mut u32,
+        extra: &mut Option<Box<Extra>>,
+        refusals: &mut u8,
         run: &[u8],
         stride: usize,
+        outbox: &mut Option<&mut Outbox>,
     ) {
-        let unsent = if stash.is_empty() { self.send(refusals, run, stride) } else { Some(run) };
+        let waits = extra.as_ref().is_some_and(|extra| !extra.stash.is_empty());
+        // A long run gains nothing by company.
+        if let Some(outbox) = outbox
+            && !waits
+            && (run.len() <= stride || self.boxed.load(Ordering::Relaxed))
+        {
+            self.boxed.store(true, Ordering::Release);
+            outbox.push(self, run, stride);
+            return;
+        }
+        let unsent = if waits { Some(run) } else { self.send(refusals, run, stride) };
         if let Some(unsent) = unsent {
+            let stash = &mut extra.get_or_insert_default().stash;
             if stash.is_empty() {
                 self.shard.wait_for_room(self.clone());
             }
@@ -370,8 +461,26 @@ impl Session {
         }
     }
 
+    /// Keeps what the socket had no room for when the outbox was emptied.
+    pub(crate) fn stash(self: &Arc<Self>, run: &[u8], stride: usize) {
+        let mut state = self.lock();
+        if state.retired {
+            return;
+        }
+        let stash = &mut state.extra().stash;
+        if stash.is_empty() {
+            self.shard.wait_for_room(self.clone());
+        }
+        stash.push(Stash { run: run.to_vec(), stride });
+    }
+
+    /// The outbox holds nothing of it any more.
+    pub(crate) fn unbox(&self) {
+        self.boxed.store(false, Ordering::Release);
+    }
+
     /// Sends a run; returns what the socket has no room for. A datagram that cannot be sent counts as lost.
-    fn send<'a>(&self, refusals: &mut u32, mut run: &'a [u8], stride: usize) -> Option<&'a [u8]> {
+    fn send<'a>(&self, refusals: &mut u8, mut run: &'a [u8], stride: usize) -> Option<&'a [u8]> {
         let mut reported = false;
         let (socket, peer) = (self.shard.socket(), self.peer());
         while !run.is_empty() {
@@ -383,12 +492,12 @@ impl Session {
                 }
                 Ok(sent) => run = run.get(sent.max(1)..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    count(&self.shard.counters.send_blocked);
+                    count(&self.hub().counters.send_blocked);
                     return Some(run);
                 }
                 Err(error) => {
-                    count(&self.shard.counters.send_errors);
-                    if let Some(more) = self.shard.logs.send.permit(self.shard.now()) {
+                    count(&self.hub().counters.send_errors);
+                    if let Some(more) = self.hub().logs.send.permit(self.hub().now()) {
                         tracing::debug!(%peer, %error, more, "datagrams lost on send");
                     }
                     return None;
@@ -399,39 +508,47 @@ impl Session {
     }
 
     /// The socket has room again: first what it had none for.
-    pub(crate) fn resume(self: &Arc<Self>, now: Timestamp, wakeups: &mut Wakeups) {
+    pub(crate) fn resume(self: &Arc<Self>, now: Timestamp, turn: &mut Turn) {
         let mut state = self.lock();
-        let State { stash, refusals, .. } = &mut *state;
-        for waiting in std::mem::take(stash) {
-            self.send_or_stash(stash, refusals, &waiting.run, waiting.stride);
+        let State { extra, refusals, .. } = &mut *state;
+        let stash = extra.as_mut().map(|extra| std::mem::take(&mut extra.stash));
+        for waiting in stash.unwrap_or_default() {
+            self.send_or_stash(extra, refusals, &waiting.run, waiting.stride, &mut None);
         }
-        self.after(&mut state, now, DRIVER_RUNS, wakeups);
+        self.after(&mut state, now, DRIVER_RUNS, turn);
     }
 
     /// The deadline for which the session was entered has passed.
-    pub(crate) fn on_timer(self: &Arc<Self>, entered: Timestamp, now: Timestamp, wakeups: &mut Wakeups) {
+    pub(crate) fn on_timer(self: &Arc<Self>, entered: Timestamp, now: Timestamp, turn: &mut Turn) {
         let mut state = self.lock();
         if !state.scheduled.fired(entered) || state.retired {
             return;
         }
         state.core.handle_timeout(now);
-        let State { core, layered, stash, refusals, .. } = &mut *state;
+        let State { core, layered, extra, refusals, .. } = &mut *state;
         if let Some(layered) = layered
             && layered.poll_timeout().is_some_and(|at| at <= now)
         {
             layered.hold(!core.is_validated());
-            layered.handle_timeout(now, |run, stride| self.send_or_stash(stash, refusals, run, stride));
+            layered.handle_timeout(now, |run, stride| {
+                self.send_or_stash(extra, refusals, run, stride, &mut None)
+            });
         }
-        self.after(&mut state, now, DRIVER_RUNS, wakeups);
+        self.after(&mut state, now, DRIVER_RUNS, turn);
     }
 
     fn schedule(self: &Arc<Self>, state: &mut State, now: Timestamp) {
-        let expires = self.is_half_open().then_some(state.expires);
+        let ends = match state.ends {
+            Ends::Never => None,
+            Ends::Unproven(at) | Ends::Detached(at) => Some(at),
+        };
         let layered = state.layered.as_ref().and_then(|layered| layered.poll_timeout());
-        let deadline =
-            [state.core.poll_timeout(), state.detached, expires, layered].into_iter().flatten().min();
+        let deadline = [state.core.poll_timeout(), ends, layered].into_iter().flatten().min();
+        if deadline.is_none_or(|at| at > now + IDLE) {
+            state.rest();
+        }
         let Some(mut at) = deadline else { return };
-        if !state.stash.is_empty() {
+        if state.has_stash() {
             at = at.max(now + BLOCKED_RECHECK);
         }
         if state.scheduled.enter(at) {
@@ -460,23 +577,22 @@ impl Session {
         let good = state.core.close_reason() == Some(CloseReason::Finished) || state.core.is_done();
         if good && state.core.is_extended() {
             // Its last words may get lost: for a moment somebody answers.
-            self.shard.stay_until(now + (state.core.rto() * 4).min(LONGEST_WAIT));
+            self.hub().stay_until(now + (state.core.rto() * 4).min(LONGEST_WAIT));
         }
-        state.stash = Vec::new();
+        if let Some(extra) = &mut state.extra {
+            extra.stash = Vec::new();
+        }
         self.leave_half_open();
         let (peer, epitaph) = (self.peer(), state.core.epitaph());
-        if let Some(alias) = state.alias {
-            self.shard.registry.remove(&alias, self, now, epitaph);
-        }
-        self.shard.registry.remove(&(peer, self.conv), self, now, epitaph);
+        self.hub().registry.remove(self, state.alias(), now, epitaph);
         if self.passive {
-            self.shard.count_out(peer.ip());
+            self.hub().count_out(peer.ip());
         }
-        state.span.in_scope(|| tracing::debug!(reason = ?state.core.close_reason(), "session ended"));
-        if self.shard.registry.is_empty() {
-            // It may have been the last thing that the driver lived for.
-            self.shard.wake_driver();
-            self.shard.wake_idle();
+        state.in_span(|| tracing::debug!(reason = ?state.core.close_reason(), "session ended"));
+        if self.hub().registry.is_empty() {
+            // It may have been the last thing that the drivers lived for.
+            self.hub().wake_drivers();
+            self.hub().wake_idle();
         }
     }
 
@@ -487,23 +603,22 @@ impl Session {
             // Not more than three times of what came from there.
             let question = state.core.challenge_path(now).filter(|ask| ask.len() <= datagram.len() * 3);
             if let Some(question) = question {
-                count(&self.shard.counters.path_challenges);
+                count(&self.hub().counters.path_challenges);
                 self.shard.send_bare(from, &question, now);
             }
             return false;
         }
         let old = self.peer();
-        if !self.shard.registry.rename(&(old, self.conv), (from, self.conv), self) {
+        if !self.hub().registry.rename(self, from) {
             return false;
         }
         if self.is_passive() {
-            self.shard.count_out(old.ip());
-            self.shard.count_in(from.ip());
+            self.hub().count_out(old.ip());
+            self.hub().count_in(from.ip());
         }
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = from;
-        count(&self.shard.counters.moved);
-        if let Some(more) = self.shard.logs.moved.permit(now) {
-            state.span.in_scope(|| tracing::info!(%old, new = %from, more, "peer has moved"));
+        count(&self.hub().counters.moved);
+        if let Some(more) = self.hub().logs.moved.permit(now) {
+            state.in_span(|| tracing::info!(%old, new = %from, more, "peer has moved"));
         }
         state.core.probe_path();
         true
@@ -516,7 +631,7 @@ impl Session {
 
     /// The driver is gone: nothing will ever arrive or leave.
     pub(crate) fn fail(self: &Arc<Self>) {
-        let mut wakeups = Wakeups::default();
+        let mut turn = Turn::default();
         {
             let mut state = self.lock();
             if !state.core.is_closed() {
@@ -524,24 +639,28 @@ impl Session {
                 // What has arrived is delivered before the error.
                 state.core.disconnect();
             }
-            self.after(&mut state, self.shard.now(), 0, &mut wakeups);
+            self.after(&mut state, self.hub().now(), 0, &mut turn);
         }
-        wakeups.wake();
+        turn.wake();
     }
 
     /// The stream is dropped: what was written drains in the background, what arrives is acknowledged and discarded.
     pub(crate) fn detach(self: &Arc<Self>) {
         self.with(|state, now| {
-            let State { reader, writer, waiter, datagram, .. } = &mut *state;
-            for waiters in [reader, writer, waiter, datagram] {
-                waiters.clear();
+            state.reader.clear();
+            let mut linger = None;
+            if let Some(extra) = &mut state.extra {
+                for waiters in [&mut extra.writer, &mut extra.waiter, &mut extra.datagram] {
+                    waiters.clear();
+                }
+                linger = extra.linger;
             }
-            let linger = state.linger.unwrap_or_else(|| state.core.config().linger_time());
+            let linger = linger.unwrap_or_else(|| state.core.config().linger_time());
             if linger.is_zero() || state.core.is_connecting() {
                 state.core.abort();
             } else if !state.core.is_closed() {
                 state.core.orphan(now);
-                state.detached = Some(now + linger);
+                state.ends = Ends::Detached(now + linger);
             }
         });
     }
@@ -549,8 +668,42 @@ impl Session {
 
 impl State {
     pub(crate) fn open_span(&mut self, peer: SocketAddr, conv: u32) {
-        self.span = tracing::debug_span!("kcp", %peer, conv);
-        self.span.in_scope(|| tracing::debug!("session opened"));
+        let span = tracing::debug_span!("kcp", %peer, conv);
+        if !span.is_disabled() {
+            self.extra().span = Some(span);
+        }
+        self.in_span(|| tracing::debug!("session opened"));
+    }
+
+    fn in_span<R>(&self, f: impl FnOnce() -> R) -> R {
+        match self.extra.as_ref().and_then(|extra| extra.span.as_ref()) {
+            Some(span) => span.in_scope(f),
+            None => f(),
+        }
+    }
+
+    pub(crate) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn has_stash(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| !extra.stash.is_empty())
+    }
+
+    pub(crate) fn alias(&self) -> Option<Key> {
+        self.extra.as_ref().and_then(|extra| extra.alias)
+    }
+
+    /// Gives back what an idle session does not need.
+    fn rest(&mut self) {
+        self.extra.take_if(|extra| {
+            let Extra { writer, waiter, datagram, stash, linger, alias, span } = &**extra;
+            [writer, waiter, datagram].into_iter().all(Waiters::is_empty)
+                && stash.is_empty()
+                && linger.is_none()
+                && alias.is_none()
+                && span.is_none()
+        });
     }
 
     /// Why nothing more will happen, if so.
@@ -581,7 +734,7 @@ impl State {
 impl Drop for Session {
     fn drop(&mut self) {
         let held = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).held;
-        self.shard.budget.account(held, Held::default());
+        self.shard.hub.budget.account(held, Held::default());
     }
 }
 

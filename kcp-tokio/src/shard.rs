@@ -1,152 +1,159 @@
-//! What the driver of one socket shares with its sessions: registry, timers, work queues, accept queue.
+//! One socket of an endpoint: what its driver shares with the sessions on it, and who is let in.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::task::{Context, Poll, Waker};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::Context;
+use std::time::Duration;
 
-use futures::task::AtomicWaker;
+use kcp_core::Timestamp;
 use kcp_core::admission::{Epitaph, Opening, answer_for};
 use kcp_core::wire::Segments;
-use kcp_core::{SessionConfig, Timestamp};
-use tokio::time::Instant;
 
-use crate::budget::Budget;
-use crate::config::KcpConfig;
-use crate::entropy::Entropy;
 use crate::error::KcpError;
-use crate::halfopen::HalfOpen;
-use crate::layered::Front;
-use crate::limiter::Limiter;
-use crate::logs::LogLimits;
-use crate::registry::{Key, Registry};
+use crate::hub::{DriverSlot, Hub, lock};
+use crate::registry::Key;
 use crate::session::Session;
 use crate::socket::DatagramSocket;
-use crate::stats::{Counters, EndpointStats, count};
+use crate::stats::count;
+use crate::steer::conv_on;
 use crate::timers::Timers;
 
 /// GSO takes at most 64 datagrams and one UDP payload of them.
-const MAX_RUN_BYTES: usize = 65_507;
+pub(crate) const MAX_RUN_BYTES: usize = 65_507;
 
-/// One socket and everything that lives on it.
+/// Tasks that run for longer than this before the driver's turn send themselves.
+const LONGEST_GATHERING: Duration = Duration::from_micros(200);
+
+/// A socket and what its driver has to do. Its sessions send by it; whichever socket hears of them, the registry knows them.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    /// Changes when the endpoint moves to another socket.
-    socket: RwLock<Arc<dyn DatagramSocket>>,
-    pub(crate) config: KcpConfig,
-    session_config: Arc<SessionConfig>,
-    /// Encryption and error correction, if any.
-    pub(crate) front: Option<Front>,
-    pub(crate) registry: Registry,
-    pub(crate) counters: Counters,
-    pub(crate) budget: Budget,
-    entropy: Entropy,
-    pub(crate) logs: LogLimits,
+    pub(crate) hub: Arc<Hub>,
+    /// Its number among the endpoint's.
+    pub(crate) index: usize,
+    way: RwLock<Way>,
     /// Datagrams in one transmit run.
-    pub(crate) max_run: usize,
+    max_run: AtomicUsize,
     /// Sessions with work for the driver. Lock order: session, then any of these; never two of these at once.
     work: Mutex<Vec<Arc<Session>>>,
     /// Sessions that wait for the socket to have room.
     blocked: Mutex<Vec<Arc<Session>>>,
     timers: Mutex<Timers>,
-    accepted: Mutex<AcceptQueue>,
-    half_open: Mutex<HalfOpen>,
-    limiter: Mutex<Limiter>,
-    /// Sessions that peers have opened, by address; kept only where their number is limited.
-    per_ip: Mutex<HashMap<IpAddr, usize>>,
-    /// Wait until there is no session.
-    idle: Mutex<Vec<Waker>>,
-    driver: AtomicWaker,
-    /// Endpoints, listeners and streams; with none of them and no session the driver ends.
-    handles: AtomicUsize,
-    /// In microseconds: until then the driver answers for sessions that have ended, although nobody uses the socket.
-    stay_until: AtomicU64,
-    dead: AtomicBool,
-    dials_only: bool,
-    epoch: Instant,
+    /// In microseconds: until then tasks leave what they write to the driver, which has woken several of them.
+    gather_until: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct AcceptQueue {
-    /// False: nobody will ever accept (again).
-    open: bool,
-    ready: VecDeque<Arc<Session>>,
-    wakers: Vec<Waker>,
+/// Changes when the endpoint moves to another socket.
+#[derive(Debug)]
+struct Way {
+    socket: Arc<dyn DatagramSocket>,
+    /// The shard whose socket this is, if it is not its own: an endpoint of several sockets has moved to one.
+    host: Option<Arc<Shard>>,
 }
 
 impl Shard {
-    pub(crate) fn new(
-        socket: Arc<dyn DatagramSocket>,
-        config: KcpConfig,
-        accepting: bool,
-    ) -> io::Result<Arc<Self>> {
-        let mtu = config.session.mtu_bytes();
-        let entropy = Entropy::new(config.seed);
-        Ok(Arc::new(Self {
-            max_run: socket.max_run().min(MAX_RUN_BYTES / mtu).max(1),
-            socket: RwLock::new(socket),
-            session_config: Arc::new(config.inner_session()),
-            front: Front::of(&config, &entropy)?,
-            logs: LogLimits::default(),
-            budget: Budget::new(config.recv_budget, config.send_budget),
-            config,
-            registry: Registry::default(),
-            counters: Counters::default(),
+    pub(crate) fn new(hub: Arc<Hub>, index: usize, socket: Arc<dyn DatagramSocket>) -> Arc<Self> {
+        let mtu = hub.config.session.mtu_bytes();
+        Arc::new(Self {
+            max_run: AtomicUsize::new(socket.max_run().min(MAX_RUN_BYTES / mtu).max(1)),
+            hub,
+            index,
+            way: RwLock::new(Way { socket, host: None }),
             work: Mutex::default(),
             blocked: Mutex::default(),
             timers: Mutex::default(),
-            accepted: Mutex::new(AcceptQueue { open: accepting, ..AcceptQueue::default() }),
-            half_open: Mutex::default(),
-            limiter: Mutex::new(Limiter::new(entropy.u64()?)),
-            entropy,
-            per_ip: Mutex::default(),
-            idle: Mutex::default(),
-            driver: AtomicWaker::new(),
-            handles: AtomicUsize::new(0),
-            stay_until: AtomicU64::new(0),
-            dead: AtomicBool::new(false),
-            dials_only: !accepting,
-            epoch: Instant::now(),
-        }))
-    }
-
-    /// The sessions' clock: tokio's, so that paused time is virtual time.
-    pub(crate) fn now(&self) -> Timestamp {
-        Timestamp::ZERO + self.epoch.elapsed()
-    }
-
-    pub(crate) fn instant(&self, at: Timestamp) -> Instant {
-        self.epoch + at.saturating_since(Timestamp::ZERO)
+            gather_until: AtomicU64::new(0),
+        })
     }
 
     pub(crate) fn socket(&self) -> Arc<dyn DatagramSocket> {
-        self.socket.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.way.read().unwrap_or_else(PoisonError::into_inner).socket.clone()
     }
 
-    /// Moves to another socket: extended peers follow within a round trip.
-    pub(crate) fn rebind(&self, socket: Arc<dyn DatagramSocket>) {
-        *self.socket.write().unwrap_or_else(PoisonError::into_inner) = socket;
+    pub(crate) fn max_run(&self) -> usize {
+        self.max_run.load(Ordering::Relaxed)
+    }
+
+    /// Of runs that are under way the longest must fit, whatever the session.
+    pub(crate) fn limit_runs(&self, mtu: usize) {
+        self.max_run.fetch_min((MAX_RUN_BYTES / mtu).max(1), Ordering::Relaxed);
+    }
+
+    /// The socket, if it is this shard's to receive from.
+    pub(crate) fn own_socket(&self) -> Option<Arc<dyn DatagramSocket>> {
+        let way = self.way.read().unwrap_or_else(PoisonError::into_inner);
+        way.host.is_none().then(|| way.socket.clone())
+    }
+
+    /// Moves to another socket, of its own or of `host`: extended peers follow within a round trip.
+    pub(crate) fn rebind(&self, socket: Arc<dyn DatagramSocket>, host: Option<Arc<Self>>) {
+        *self.way.write().unwrap_or_else(PoisonError::into_inner) = Way { socket, host };
         self.wake_driver();
-        for session in self.registry.all() {
-            session.with(|state, _| state.core.probe_path());
+        for session in self.hub.registry.all() {
+            if std::ptr::eq(&raw const *session.shard, self) {
+                session.with(|state, _| state.core.probe_path());
+            }
         }
     }
 
     // ---- work for the driver ----
 
+    fn driver(&self) -> Option<&DriverSlot> {
+        self.hub.drivers.get(self.index)
+    }
+
+    pub(crate) fn count_received(&self, datagrams: usize) {
+        if let Some(driver) = self.driver() {
+            driver.received.fetch_add(datagrams as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn note_refused(&self, refused: u64) {
+        if let Some(driver) = self.driver() {
+            driver.refused.store(refused, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn wake_driver(&self) {
-        self.driver.wake();
+        if let Some(driver) = self.driver() {
+            driver.waker.wake();
+        }
     }
 
     pub(crate) fn register_driver(&self, cx: &Context<'_>) {
-        self.driver.register(cx.waker());
+        if let Some(driver) = self.driver() {
+            driver.waker.register(cx.waker());
+        }
+    }
+
+    /// From now on what tasks write waits for the driver's next turn, unless that lets them wait for long.
+    pub(crate) fn gather(&self, now: Timestamp) {
+        self.gather_until.store((now + LONGEST_GATHERING).as_micros(), Ordering::Release);
+    }
+
+    pub(crate) fn gathers(&self, now: Timestamp) -> bool {
+        now.as_micros() < self.gather_until.load(Ordering::Acquire)
+    }
+
+    /// The driver's turn has come.
+    pub(crate) fn stop_gathering(&self) {
+        self.gather_until.store(0, Ordering::Release);
+    }
+
+    /// Adds to a queue of sessions that the driver empties, unless it has ended.
+    fn push(&self, queue: &Mutex<Vec<Arc<Session>>>, session: Arc<Session>) {
+        let mut queue = lock(queue);
+        // Under the lock: a driver that ends empties the queues after it has said so.
+        if !self.hub.is_dead() {
+            queue.push(session);
+            drop(queue);
+            self.wake_driver();
+        }
     }
 
     pub(crate) fn enqueue(&self, session: Arc<Session>) {
-        lock(&self.work).push(session);
-        self.wake_driver();
+        self.push(&self.work, session);
     }
 
     /// Swaps the work queue with an empty one, so that marks made meanwhile wait for the next turn.
@@ -155,8 +162,11 @@ impl Shard {
     }
 
     pub(crate) fn wait_for_room(&self, session: Arc<Session>) {
-        lock(&self.blocked).push(session);
-        self.wake_driver();
+        let host = self.way.read().unwrap_or_else(PoisonError::into_inner).host.clone();
+        match host {
+            Some(host) => host.push(&host.blocked, session),
+            None => self.push(&self.blocked, session),
+        }
     }
 
     pub(crate) fn has_blocked(&self) -> bool {
@@ -168,7 +178,9 @@ impl Shard {
     }
 
     pub(crate) fn insert_timer(&self, at: Timestamp, session: Arc<Session>) {
-        if lock(&self.timers).insert(at, session) {
+        let mut timers = lock(&self.timers);
+        if !self.hub.is_dead() && timers.insert(at, session) {
+            drop(timers);
             self.wake_driver();
         }
     }
@@ -188,26 +200,27 @@ impl Shard {
 
     /// A session of ours towards `peer`.
     pub(crate) fn dial(self: &Arc<Self>, peer: SocketAddr, lazy: bool) -> io::Result<Arc<Session>> {
-        if self.is_dead() {
+        if self.hub.is_dead() {
             return Err(KcpError::DriverGone.into());
         }
-        let now = self.now();
+        let now = self.hub.now();
         // Random, so that a guess is one in 2^32, and not one that is in use or was lately.
         for _ in 0..64 {
-            let conv = self.entropy.u64()? as u32;
-            if conv == 0 || self.registry.is_buried(&(peer, conv), now) {
+            let conv = self.random_conv()?;
+            if self.hub.registry.is_buried(&(peer, conv), now) {
                 continue;
             }
-            let (config, seed) = (self.session_config.clone(), self.entropy.seed()?);
-            let core = if lazy || !self.config.connect_probe {
+            let (config, seed) = (self.hub.session_config(), self.hub.entropy.seed()?);
+            let core = if lazy || !self.hub.config.connect_probe {
                 kcp_core::Session::connect_lazy(conv, config, seed, now)
             } else {
                 kcp_core::Session::connect(conv, config, seed, now)
             };
-            let layered = self.front.as_ref().map(|front| front.session(false, &self.entropy)).transpose()?;
+            let front = self.hub.front.as_ref();
+            let layered = front.map(|front| front.session(false, &self.hub.entropy)).transpose()?;
             let session = Session::new(self.clone(), peer, core, layered, false);
-            if self.registry.insert((peer, conv), &session) {
-                if self.is_dead() {
+            if self.hub.registry.insert(&session) {
+                if self.hub.is_dead() {
                     // The driver ended meanwhile, and may have told its sessions before this one was there.
                     session.fail();
                     return Err(KcpError::DriverGone.into());
@@ -224,111 +237,88 @@ impl Shard {
         let (peer, conv) = key;
         // First, since what a dead session's peer repeats rarely looks like a beginning.
         if conv != 0
-            && let Some(epitaph) = self.registry.buried(&key, now)
+            && let Some(epitaph) = self.hub.registry.buried(&key, now)
         {
             self.answer(peer, datagram, Some(&epitaph), now);
-            count(&self.counters.dropped_tombstone);
+            count(&self.hub.counters.dropped_tombstone);
             return None;
         }
-        if let Some(session) = self.registry.roamer(conv)
+        if let Some(session) = self.hub.registry.roamer(conv)
             && Segments::parse(datagram, conv).is_ok()
         {
             return session.follow(peer, datagram, now).then_some(session);
         }
-        let window = self.config.session.recv_window_segments();
+        let config = self.hub.session_config();
+        let window = config.recv_window_segments();
         let Some((conv, opening)) = kcp_core::admission::first_segment(datagram, window) else {
-            count(&self.counters.dropped_unknown);
+            count(&self.hub.counters.dropped_unknown);
             self.answer(peer, datagram, None, now);
             return None;
         };
         let extended = opening == Opening::Probe && answer_for(datagram, None).is_some();
         let in_vain = |counter| {
             count(counter);
-            if let Some(more) = self.logs.turned_away.permit(now) {
+            if let Some(more) = self.hub.logs.turned_away.permit(now) {
                 tracing::debug!(%peer, conv, more, "a first datagram is turned away: the counters say why");
             }
             None
         };
-        let ready = {
-            let accepted = lock(&self.accepted);
-            if !accepted.open {
-                drop(accepted);
-                self.answer(peer, datagram, None, now);
-                return in_vain(&self.counters.dropped_not_listening);
-            }
-            accepted.ready.len()
+        let Some(waiting) = self.hub.waiting() else {
+            self.answer(peer, datagram, None, now);
+            return in_vain(&self.hub.counters.dropped_not_listening);
         };
-        if self.registry.len() >= self.config.max_sessions {
-            return in_vain(&self.counters.dropped_sessions);
+        if self.hub.registry.len() >= self.hub.config.max_sessions {
+            return in_vain(&self.hub.counters.dropped_sessions);
         }
-        if ready >= self.config.backlog {
-            return in_vain(&self.counters.dropped_backlog);
+        if waiting >= self.hub.config.backlog {
+            return in_vain(&self.hub.counters.dropped_backlog);
         }
         if peer.port() == 0 {
-            return in_vain(&self.counters.dropped_source);
+            return in_vain(&self.hub.counters.dropped_source);
         }
-        let crowded = !lock(&self.half_open).admits(peer.ip(), self.config.half_open, now)
-            || !self.admits_ip(peer.ip());
-        if crowded || !self.config.filter.admits(peer) {
-            return in_vain(&self.counters.dropped_filtered);
+        let crowded = !lock(&self.hub.half_open).admits(peer.ip(), self.hub.config.half_open, now)
+            || !self.hub.admits_ip(peer.ip());
+        if crowded || !self.hub.config.filter.admits(peer) {
+            return in_vain(&self.hub.counters.dropped_filtered);
         }
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.
-        let chosen = if conv == 0 { (self.entropy.u64().ok()? as u32).max(1) } else { conv };
-        let core =
-            kcp_core::Session::accept(chosen, self.session_config.clone(), self.entropy.seed().ok()?, now);
-        let layered = self.front.as_ref().map(|front| front.session(true, &self.entropy)).transpose().ok()?;
+        let chosen = if conv == 0 { self.random_conv().ok()? } else { conv };
+        let core = kcp_core::Session::accept(chosen, config, self.hub.entropy.seed().ok()?, now);
+        let front = self.hub.front.as_ref();
+        let layered = front.map(|front| front.session(true, &self.hub.entropy)).transpose().ok()?;
         let session = Session::new(self.clone(), peer, core, layered, true);
         {
             // Nobody else knows it yet.
             let mut state = session.lock();
-            state.alias = (conv == 0).then_some(key);
+            if conv == 0 {
+                state.extra().alias = Some(key);
+            }
             state.probed = opening == Opening::Probe && !extended;
         }
-        if !self.registry.insert((peer, chosen), &session) {
-            return None;
+        if !self.hub.registry.insert(&session) {
+            // Another socket of the endpoint was quicker.
+            return self.hub.registry.get(&(peer, chosen));
         }
         if conv == 0 {
-            self.registry.insert(key, &session);
+            self.hub.registry.insert_alias(key, &session);
         }
-        self.count_in(peer.ip());
-        let evicted = lock(&self.half_open).push(peer.ip(), &session, self.config.half_open);
+        self.hub.count_in(peer.ip());
+        let evicted = lock(&self.hub.half_open).push(peer.ip(), &session, self.hub.config.half_open);
         if let Some(evicted) = evicted {
-            count(&self.counters.half_open_expired);
+            count(&self.hub.counters.half_open_expired);
             evicted.with(|state, _| state.core.abort());
         }
         Some(session)
-    }
-
-    /// A session has become somebody's: false when nobody has room for it.
-    pub(crate) fn offer(&self, session: &Arc<Session>) -> bool {
-        let wakers = {
-            let mut accepted = lock(&self.accepted);
-            if !accepted.open {
-                count(&self.counters.dropped_not_listening);
-                return false;
-            }
-            if accepted.ready.len() >= self.config.backlog {
-                count(&self.counters.dropped_backlog);
-                return false;
-            }
-            accepted.ready.push_back(session.clone());
-            std::mem::take(&mut accepted.wakers)
-        };
-        count(&self.counters.accepted);
-        for waker in wakers {
-            waker.wake();
-        }
-        true
     }
 
     /// Answers a datagram of no session, if it expects an answer: never more than it brought.
     fn answer(&self, peer: SocketAddr, datagram: &[u8], epitaph: Option<&Epitaph>, now: Timestamp) {
         let Some(answer) = answer_for(datagram, epitaph) else { return };
         if epitaph.is_none() {
-            if !lock(&self.limiter).permit(peer, now) {
+            if !lock(&self.hub.limiter).permit(peer, now) {
                 return;
             }
-            count(&self.counters.resets_sent);
+            count(&self.hub.counters.resets_sent);
         }
         self.send_bare(peer, &answer, now);
     }
@@ -336,166 +326,22 @@ impl Shard {
     /// Sends a datagram that is no session's. Lost is lost: it will be asked for again.
     pub(crate) fn send_bare(&self, to: SocketAddr, datagram: &[u8], now: Timestamp) {
         let send = |packet: &[u8]| drop(self.socket().try_send(to, packet, packet.len()));
-        match &self.front {
+        match &self.hub.front {
             Some(front) => front.seal(now, datagram, send),
             None => send(datagram),
         }
     }
 
-    pub(crate) fn left_half_open(&self, ip: IpAddr) {
-        lock(&self.half_open).leave(ip);
+    /// A conversation of this shard, and not 0.
+    fn random_conv(&self) -> io::Result<u32> {
+        Ok(conv_on(self.hub.entropy.u64()? as u32, self.index, self.hub.drivers.len()))
     }
 
-    fn half_open(&self) -> usize {
-        lock(&self.half_open).len()
-    }
-
-    fn admits_ip(&self, ip: IpAddr) -> bool {
-        let Some(limit) = self.config.max_sessions_per_ip else { return true };
-        lock(&self.per_ip).get(&ip).is_none_or(|&count| count < limit)
-    }
-
-    pub(crate) fn count_in(&self, ip: IpAddr) {
-        if self.config.max_sessions_per_ip.is_some() {
-            *lock(&self.per_ip).entry(ip).or_default() += 1;
-        }
-    }
-
-    pub(crate) fn count_out(&self, ip: IpAddr) {
-        if self.config.max_sessions_per_ip.is_some() {
-            let mut per_ip = lock(&self.per_ip);
-            if let Some(count) = per_ip.get_mut(&ip) {
-                *count -= 1;
-                if *count == 0 {
-                    per_ip.remove(&ip);
-                }
-            }
-        }
-    }
-
-    /// Sessions that somebody has accepted or dialled, each once.
-    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
-        let mut all = self.registry.all();
-        all.retain(|session| !session.is_half_open());
-        all
-    }
-
-    pub(crate) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut idle = lock(&self.idle);
-        if self.registry.is_empty() {
-            return Poll::Ready(());
-        }
-        if !idle.iter().any(|waker| waker.will_wake(cx.waker())) {
-            idle.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    pub(crate) fn wake_idle(&self) {
-        let wakers = std::mem::take(&mut *lock(&self.idle));
-        for waker in wakers {
-            waker.wake();
-        }
-    }
-
-    pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<Arc<Session>>> {
-        loop {
-            let Some(session) = lock(&self.accepted).ready.pop_front() else { break };
-            // Those that timed out while they waited are nobody's business.
-            let state = session.lock();
-            if !state.core.is_closed() || state.core.is_readable() {
-                drop(state);
-                return Poll::Ready(Ok(session));
-            }
-        }
-        let mut accepted = lock(&self.accepted);
-        if let Some(session) = accepted.ready.pop_front() {
-            return Poll::Ready(Ok(session));
-        }
-        if self.is_dead() {
-            return Poll::Ready(Err(KcpError::DriverGone.into()));
-        }
-        if !accepted.open {
-            return Poll::Ready(Err(KcpError::ListenerClosed.into()));
-        }
-        // Several tasks may accept at once.
-        if !accepted.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            accepted.wakers.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    /// Takes no more sessions; those that nobody has accepted are dropped.
-    pub(crate) fn stop_accepting(&self) {
-        let (unaccepted, wakers) = {
-            let mut accepted = lock(&self.accepted);
-            accepted.open = false;
-            (std::mem::take(&mut accepted.ready), std::mem::take(&mut accepted.wakers))
-        };
-        for session in unaccepted {
-            session.with(|state, _| state.core.abort());
-        }
-        for waker in wakers {
-            waker.wake();
-        }
-    }
-
-    pub(crate) fn stats(&self) -> EndpointStats {
-        self.counters.snapshot(self.registry.len(), self.half_open(), self.budget.held())
-    }
-
-    // ---- life ----
-
-    pub(crate) fn add_handle(&self) {
-        self.handles.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(crate) fn drop_handle(&self) {
-        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.wake_driver();
-        }
-    }
-
-    /// Nobody uses the socket and nothing lives on it.
-    fn is_unused(&self) -> bool {
-        self.handles.load(Ordering::Acquire) == 0 && self.registry.is_empty()
-    }
-
-    /// A listener's port is to be free at once.
-    pub(crate) fn stay_until(&self, at: Timestamp) {
-        if !self.dials_only {
-            return;
-        }
-        self.stay_until.fetch_max(at.as_micros(), Ordering::AcqRel);
-    }
-
-    /// When nobody needs the socket any more, if nobody uses it now.
-    pub(crate) fn unused_at(&self) -> Option<Timestamp> {
-        self.is_unused().then(|| Timestamp::from_micros(self.stay_until.load(Ordering::Acquire)))
-    }
-
-    pub(crate) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
-    }
-
-    /// The driver has ended: everybody who waits for something learns of it.
+    /// The driver has ended.
     pub(crate) fn die(&self) {
-        self.dead.store(true, Ordering::Release);
-        for session in self.registry.all() {
-            session.fail();
-        }
+        self.hub.die();
         lock(&self.timers).clear();
         lock(&self.work).clear();
         lock(&self.blocked).clear();
-        let wakers = std::mem::take(&mut lock(&self.accepted).wakers);
-        for waker in wakers {
-            waker.wake();
-        }
-        self.wake_idle();
     }
-}
-
-/// Nothing panics under these locks, so poison means nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

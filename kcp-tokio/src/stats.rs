@@ -18,6 +18,10 @@ macro_rules! counters {
             pub unread_bytes: u64,
             /// Payload bytes that sessions hold written and not acknowledged.
             pub unacked_bytes: u64,
+            /// Datagrams received.
+            pub datagrams_received: u64,
+            /// Ways to send or receive several datagrams at once that the system refused, of all sockets: they are done without.
+            pub offloads_refused: u64,
             $($(#[$doc])* pub $name: u64,)*
         }
 
@@ -31,11 +35,14 @@ macro_rules! counters {
             /// Moves the counters by what has changed since `before`, and sets the gauges.
             #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
             pub(crate) fn publish(&self, before: &Self, socket: &str) {
+                metrics::counter!("kcp_datagrams_received_total", "socket" => socket.to_owned())
+                    .increment(self.datagrams_received.saturating_sub(before.datagrams_received));
                 $(metrics::counter!(concat!("kcp_", stringify!($name), "_total"), "socket" => socket.to_owned())
                     .increment(self.$name.saturating_sub(before.$name));)*
                 for (name, value) in [
                     ("kcp_sessions", self.sessions),
                     ("kcp_half_open", self.half_open),
+                    ("kcp_offloads_refused", self.offloads_refused),
                     ("kcp_unread_bytes", self.unread_bytes),
                     ("kcp_unacked_bytes", self.unacked_bytes),
                 ] {
@@ -45,12 +52,15 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// What the endpoint's drivers count is not in it.
             pub(crate) fn snapshot(&self, sessions: usize, half_open: usize, held: Held) -> EndpointStats {
                 EndpointStats {
                     sessions: sessions as u64,
                     half_open: half_open as u64,
                     unread_bytes: held.received as u64,
                     unacked_bytes: held.sent as u64,
+                    datagrams_received: 0,
+                    offloads_refused: 0,
                     $($name: self.$name.load(Ordering::Relaxed),)*
                 }
             }
@@ -61,8 +71,6 @@ macro_rules! counters {
 counters! {
     /// Sessions accepted from peers since the endpoint began.
     accepted,
-    /// Datagrams received.
-    datagrams_received,
     /// Packets that the key does not open: another key or cipher, damage, or forgery.
     dropped_unsealed,
     /// Datagrams of no session that may not open one: late, foreign or damaged.

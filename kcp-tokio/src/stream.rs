@@ -18,6 +18,7 @@ use crate::config::KcpConfig;
 use crate::connect;
 use crate::error::KcpError;
 use crate::halves::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use crate::handle::SessionHandle;
 use crate::messages::KcpMessages;
 use crate::session::Session;
 
@@ -54,7 +55,7 @@ pub(crate) struct Owner(pub(crate) Arc<Session>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.detach();
-        self.0.shard.drop_handle();
+        self.0.hub().drop_handle();
     }
 }
 
@@ -101,7 +102,7 @@ impl KcpStream {
     }
 
     pub(crate) fn new(session: Arc<Session>) -> Self {
-        session.shard.add_handle();
+        session.hub().add_handle();
         Self(Owner(session))
     }
 
@@ -121,7 +122,7 @@ impl KcpStream {
             if !state.core.is_connecting() {
                 return Poll::Ready(Ok(()));
             }
-            state.waiter.register(cx.waker());
+            state.extra().waiter.register(cx.waker());
             Poll::Pending
         })
         .await
@@ -173,6 +174,12 @@ impl KcpStream {
     #[must_use]
     pub fn is_extended(&self) -> bool {
         self.session().lock().core.is_extended()
+    }
+
+    /// A look at this session from outside the stream, which it may outlive.
+    #[must_use]
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle::new(self.session().clone())
     }
 
     /// Sends a message; in message mode its boundaries are kept.
@@ -326,7 +333,7 @@ impl KcpStream {
     /// # Errors
     /// None; the signature is `TcpStream`'s.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        self.session().lock().linger = linger;
+        self.session().lock().extra().linger = linger;
         Ok(())
     }
 
@@ -350,7 +357,8 @@ impl KcpStream {
     /// Those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
         let shard = &self.session().shard;
-        shard.rebind(connect::adopt(socket, &shard.config, Some(self.session().peer())).await?);
+        let socket = connect::adopt(socket, &shard.hub.config, Some(self.session().peer())).await?;
+        shard.rebind(socket, None);
         Ok(())
     }
 }

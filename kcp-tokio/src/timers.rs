@@ -55,38 +55,53 @@ impl Timers {
 /// The entries that one session has in the heap, strictly earlier ones on top of later ones. A later entry is not
 /// forgotten when an earlier one joins it, so a busy session keeps about one per kind of deadline (keepalive,
 /// retransmission, acknowledgement) instead of leaving one behind per acknowledgement.
-#[derive(Copy, Clone, Default, Debug)]
+#[derive(Copy, Clone, Debug)]
 pub(crate) struct Mark {
+    /// Latest first; places that are not taken hold `NEVER`.
     entries: [Timestamp; 4],
-    len: usize,
+}
+
+/// No time that a timer is entered for.
+const NEVER: Timestamp = Timestamp::from_micros(u64::MAX);
+
+impl Default for Mark {
+    fn default() -> Self {
+        Self { entries: [NEVER; 4] }
+    }
 }
 
 impl Mark {
+    fn len(&self) -> usize {
+        self.entries.iter().take_while(|&&at| at != NEVER).count()
+    }
+
     fn top(&self) -> Option<Timestamp> {
-        self.entries.get(..self.len)?.last().copied()
+        self.entries.get(..self.len())?.last().copied()
     }
 
     /// Whether a deadline needs an entry of its own; it is taken for entered then.
     pub(crate) fn enter(&mut self, at: Timestamp) -> bool {
-        if self.top().is_some_and(|top| top <= at) {
+        if at == NEVER || self.top().is_some_and(|top| top <= at) {
             return false;
         }
-        if self.len == self.entries.len() {
+        let mut len = self.len();
+        if len == self.entries.len() {
             // The latest is forgotten; it is ignored when it comes out.
             self.entries.rotate_left(1);
-            self.len -= 1;
+            len -= 1;
         }
-        if let Some(entry) = self.entries.get_mut(self.len) {
+        if let Some(entry) = self.entries.get_mut(len) {
             *entry = at;
-            self.len += 1;
         }
         true
     }
 
     /// Notes that an entry came out of the heap; false if it is a forgotten one.
     pub(crate) fn fired(&mut self, at: Timestamp) -> bool {
-        let on_top = self.top() == Some(at);
-        self.len -= usize::from(on_top);
+        let (on_top, len) = (self.top() == Some(at), self.len());
+        if on_top && let Some(entry) = self.entries.get_mut(..len).and_then(<[_]>::last_mut) {
+            *entry = NEVER;
+        }
         on_top
     }
 }

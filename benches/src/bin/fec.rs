@@ -99,10 +99,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::create_dir_all(out)?;
             let title = format!("99th percentile of delivery delay, loss {kind}, round trip {} ms", args.rtt);
             let labels = Labels { title: &title, x: "packets lost, %", y: "ms" };
-            plot::lines(&out.join(format!("fec-delay-{kind}.svg")), labels, false, &p99)?;
+            plot::lines(&out.join(format!("fec-delay-{kind}.svg")), labels, [false; 2], &p99)?;
             let title = format!("UDP payload per message of {MESSAGE} B, both directions, loss {kind}");
             let labels = Labels { title: &title, x: "packets lost, %", y: "bytes" };
-            plot::lines(&out.join(format!("fec-bytes-{kind}.svg")), labels, false, &bytes)?;
+            plot::lines(&out.join(format!("fec-bytes-{kind}.svg")), labels, [false; 2], &bytes)?;
         }
     }
     if let Some(out) = &args.out {

@@ -25,8 +25,19 @@ fn main() {
     ];
     println!("one 64 B message per 20 ms, echoed, RTT 50 ms, {seeds} seeds of {messages} messages");
     println!(
-        "{:16} {:10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8} {:>6} {:>6} {:>6}",
-        "loss", "preset", "p50 ms", "p99", "p99.9", "max", "kB", "packets", "lost", "resent", "copied"
+        "{:16} {:10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8} {:>6} {:>6} {:>6} {:>6}",
+        "loss",
+        "preset",
+        "p50 ms",
+        "p99",
+        "p99.9",
+        "max",
+        "kB",
+        "packets",
+        "alone",
+        "lost",
+        "resent",
+        "copied"
     );
     for (name, loss) in losses {
         for (preset, config) in &presets {
@@ -38,13 +49,14 @@ fn main() {
                 all.merge(run(config, &link, messages, seed), seed as u32);
             }
             println!(
-                "{name:16} {preset:10} {:7.1} {:7.1} {:7.1} {:7.1} {:9.1} {:8} {:5.1}% {:6} {:6}",
+                "{name:16} {preset:10} {:7.1} {:7.1} {:7.1} {:7.1} {:9.1} {:8} {:6} {:5.1}% {:6} {:6}",
                 all.percentile(0.5),
                 all.percentile(0.99),
                 all.percentile(0.999),
                 all.percentile(1.0),
                 all.bytes as f64 / 1000.0 / seeds as f64,
                 all.datagrams / seeds,
+                all.alone / seeds,
                 all.lost * 100.0,
                 all.again[0] / seeds,
                 all.again[1] / seeds,

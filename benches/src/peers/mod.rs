@@ -1,11 +1,16 @@
 //! The field in one run: ours, other KCP crates, QUIC and kernel TCP, each as a server process and a client process on a core
 //! of its own, under the same workloads.
 
+pub mod ceiling;
+pub mod placement;
 pub mod process;
 pub mod transport;
 pub mod workload;
 
+use std::fmt;
 use std::str::FromStr;
+
+use ceiling::Ceiling;
 
 /// Which implementation.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -14,6 +19,14 @@ pub enum Peer {
     Ours,
     /// This one, all connections of the client over one socket.
     OursShared,
+    /// This one, shared as well, and the server on a runtime of two threads with one socket. Only when asked for.
+    OursThreads,
+    /// The same with two sockets. Only when asked for.
+    OursShards,
+    /// This one with the preset `fast`; the others of ours are `turbo`.
+    OursFast,
+    /// This one with the preset `realtime`.
+    OursRealtime,
     /// `tokio_kcp` 0.9.8.
     TokioKcp,
     /// `kcp-rs` 0.2.6.
@@ -24,12 +37,32 @@ pub enum Peer {
     Quinn,
     /// Kernel TCP, `TCP_NODELAY`.
     Tcp,
+    /// No protocol, or the least that could be one: what the machine allows.
+    Ceiling(Ceiling),
 }
 
 impl Peer {
-    /// All of them.
+    /// All that are protocols, in one preset each.
     pub const ALL: [Self; 7] =
         [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
+
+    /// Others of ours. Only when asked for.
+    pub const VARIANTS: [Self; 4] = [Self::OursThreads, Self::OursShards, Self::OursFast, Self::OursRealtime];
+
+    /// What the machine allows; for bulk through one connection.
+    pub const CEILINGS: [Self; 5] = [
+        Self::Ceiling(Ceiling::UDP),
+        Self::Ceiling(Ceiling::GSO),
+        Self::Ceiling(Ceiling::GSO_GRO),
+        Self::Ceiling(Ceiling::IDEAL_SINGLE),
+        Self::Ceiling(Ceiling::IDEAL),
+    ];
+
+    /// Whether its server has a runtime of two threads, on both cores.
+    #[must_use]
+    pub const fn has_threads(self) -> bool {
+        matches!(self, Self::OursThreads | Self::OursShards)
+    }
 
     /// As on the command line and in tables.
     #[must_use]
@@ -37,12 +70,27 @@ impl Peer {
         match self {
             Self::Ours => "ours",
             Self::OursShared => "ours-shared",
+            Self::OursThreads => "ours-threads",
+            Self::OursShards => "ours-shards",
+            Self::OursFast => "ours-fast",
+            Self::OursRealtime => "ours-realtime",
             Self::TokioKcp => "tokio_kcp",
             Self::KcpRs => "kcp-rs",
             Self::RustKcp => "rust-kcp",
             Self::Quinn => "quinn",
             Self::Tcp => "tcp",
+            Self::Ceiling(Ceiling::UDP) => "udp",
+            Self::Ceiling(Ceiling { ideal: false, gro: false, .. }) => "udp-gso",
+            Self::Ceiling(Ceiling { ideal: false, .. }) => "udp-gso-gro",
+            Self::Ceiling(Ceiling { train: 1, .. }) => "ideal-kcp-single",
+            Self::Ceiling(_) => "ideal-kcp",
         }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -52,6 +100,8 @@ impl FromStr for Peer {
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
+            .chain(Self::VARIANTS)
+            .chain(Self::CEILINGS)
             .find(|peer| peer.name() == name)
             .ok_or_else(|| format!("no peer is called {name}"))
     }

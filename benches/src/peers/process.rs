@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::unistd::Pid;
 
 use super::Peer;
+use super::ceiling::Receiver;
 use super::transport::Listener;
 use super::workload::serve;
 
@@ -37,6 +38,11 @@ pub fn pin(cpu: usize) {
 
 /// As many descriptors as the system allows: workloads with a socket per connection need them.
 pub fn raise_limits() {
+    // Only root may have more than the hard limit.
+    let most = 1 << 20;
+    if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok() {
+        return;
+    }
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
@@ -61,9 +67,20 @@ pub fn usage() -> io::Result<Usage> {
 /// # Errors
 /// Those of binding and of the pipes.
 pub async fn server_main(peer: Peer, window: u16) -> io::Result<()> {
+    if let Peer::Ceiling(ceiling) = peer {
+        let receiver = Receiver::bind(ceiling)?;
+        println!("{}", receiver.local_addr()?);
+        let _asked = answer_questions();
+        return receiver.serve().await;
+    }
     let listener = Listener::bind(peer, window).await?;
     println!("{}", listener.local_addr()?);
-    let asked = std::thread::spawn(|| -> io::Result<()> {
+    let _asked = answer_questions();
+    listener.serve(serve).await
+}
+
+fn answer_questions() -> std::thread::JoinHandle<io::Result<()>> {
+    std::thread::spawn(|| {
         for line in io::stdin().lock().lines() {
             line?;
             let Usage { cpu_us, rss } = usage()?;
@@ -71,10 +88,20 @@ pub async fn server_main(peer: Peer, window: u16) -> io::Result<()> {
             io::stdout().flush()?;
         }
         std::process::exit(0)
-    });
-    listener.serve(serve).await?;
-    drop(asked);
-    Ok(())
+    })
+}
+
+/// The part of the machine's memory that is left.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn memory_left() -> io::Result<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let kb = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').trim().strip_suffix(" kB")?.parse::<f64>().ok()
+    };
+    Ok(kb("MemAvailable").unwrap_or(0.0) / kb("MemTotal").unwrap_or(1.0))
 }
 
 /// A running server; killed when dropped.

@@ -2,8 +2,9 @@
 //! stream mode, equal windows, no encryption but QUIC's.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kcp_tokio::{KcpConfig, KcpEndpoint, KcpListener, KcpStream, SessionConfig};
@@ -11,23 +12,44 @@ use quinn::crypto::rustls::QuicClientConfig;
 use registry_kcp_tokio as rust_kcp;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::Peer;
 
 /// What all of them are.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Bytes of datagrams sent and received, without IP and UDP headers, where the peer counts them.
+    fn wire(&self) -> Option<[u64; 2]> {
+        None
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl Stream for KcpStream {
+    fn wire(&self) -> Option<[u64; 2]> {
+        let stats = self.stats();
+        Some([stats.bytes_sent, stats.bytes_received])
+    }
+}
+
+impl Stream for tokio_kcp::KcpStream {}
+impl Stream for kcp_rs::KcpStream {}
+impl Stream for rust_kcp::KcpStream {}
+impl Stream for TcpStream {}
+impl Stream for tokio::io::Join<quinn::RecvStream, quinn::SendStream> {}
 
 /// Any of them.
 pub type AnyStream = Box<dyn Stream>;
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-fn ours(window: u16) -> KcpConfig {
+fn ours(peer: Peer, window: u16) -> KcpConfig {
+    let preset = match peer {
+        Peer::OursFast => SessionConfig::fast(),
+        Peer::OursRealtime => SessionConfig::realtime(),
+        _ => SessionConfig::turbo(),
+    };
     // Sessions that are silent on purpose must not end.
-    let session = SessionConfig::turbo().send_window(window.into()).recv_window(window.into());
+    let session = preset.send_window(window.into()).recv_window(window.into());
     KcpConfig::from(session.idle_timeout(None).keepalive(None)).backlog(100_000).half_open(100_000)
 }
 
@@ -127,6 +149,10 @@ fn quic_client() -> Result<quinn::ClientConfig, Box<dyn std::error::Error>> {
     Ok(config)
 }
 
+fn no_streams() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "a ceiling has no streams")
+}
+
 /// A listener of any peer.
 pub enum Listener {
     /// Ours.
@@ -155,29 +181,41 @@ impl Listener {
     /// # Errors
     /// Those of binding.
     pub async fn bind(peer: Peer, window: u16) -> io::Result<Self> {
+        Self::bind_at(peer, window, ANY).await
+    }
+
+    /// Listens on an address.
+    ///
+    /// # Errors
+    /// Those of binding.
+    pub async fn bind_at(peer: Peer, window: u16, at: SocketAddr) -> io::Result<Self> {
         let other = io::Error::other::<String>;
         Ok(match peer {
-            Peer::Ours | Peer::OursShared => Self::Ours(KcpListener::bind_with(ANY, ours(window)).await?),
+            Peer::Ours | Peer::OursShared | Peer::OursThreads | Peer::OursFast | Peer::OursRealtime => {
+                Self::Ours(KcpListener::bind_with(at, ours(peer, window)).await?)
+            }
+            Peer::OursShards => Self::Ours(KcpListener::bind_with(at, ours(peer, window).shards(2)).await?),
             Peer::TokioKcp => Self::TokioKcp(
-                tokio_kcp::KcpListener::bind(tokio_kcp(window), ANY)
+                tokio_kcp::KcpListener::bind(tokio_kcp(window), at)
                     .await
                     .map_err(|e| other(e.to_string()))?,
             ),
             Peer::KcpRs => {
-                let socket = tokio::net::UdpSocket::bind(ANY).await?;
+                let socket = tokio::net::UdpSocket::bind(at).await?;
                 let addr = socket.local_addr()?;
                 Self::KcpRs(kcp_rs::KcpUdpStream::socket_listen(kcp_rs(window), socket, 1024, None)?, addr)
             }
             Peer::RustKcp => Self::RustKcp(
-                rust_kcp::listener::KcpListener::bind(ANY, rust_kcp(window))
+                rust_kcp::listener::KcpListener::bind(at, rust_kcp(window))
                     .await
                     .map_err(|e| other(e.to_string()))?,
             ),
             Peer::Quinn => {
                 let config = quic_server().map_err(|e| other(e.to_string()))?;
-                Self::Quinn(quinn::Endpoint::server(config, ANY)?)
+                Self::Quinn(quinn::Endpoint::server(config, at)?)
             }
-            Peer::Tcp => Self::Tcp(TcpListener::bind(ANY).await?),
+            Peer::Tcp => Self::Tcp(TcpListener::bind(at).await?),
+            Peer::Ceiling(_) => return Err(no_streams()),
         })
     }
 
@@ -247,6 +285,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct Dialer {
     peer: Peer,
+    dialled: AtomicUsize,
     window: u16,
     server: SocketAddr,
     ours: Option<KcpEndpoint>,
@@ -259,20 +298,24 @@ impl Dialer {
     /// # Errors
     /// Those of binding.
     pub async fn new(peer: Peer, window: u16, server: SocketAddr) -> io::Result<Self> {
+        // Off loopback the system chooses the address.
+        let any = if server.ip().is_loopback() { ANY } else { (std::net::Ipv4Addr::UNSPECIFIED, 0).into() };
         let ours = match peer {
-            Peer::OursShared => Some(KcpEndpoint::bind(ANY, ours(window)).await?),
+            Peer::OursShared | Peer::OursThreads | Peer::OursShards => {
+                Some(KcpEndpoint::bind(any, ours(peer, window)).await?)
+            }
             _ => None,
         };
         let quinn = match peer {
             Peer::Quinn => {
-                let mut endpoint = quinn::Endpoint::client(ANY)?;
+                let mut endpoint = quinn::Endpoint::client(any)?;
                 let config = quic_client().map_err(|error| io::Error::other(error.to_string()))?;
                 endpoint.set_default_client_config(config);
                 Some(endpoint)
             }
             _ => None,
         };
-        Ok(Self { peer, window, server, ours, quinn })
+        Ok(Self { peer, dialled: AtomicUsize::new(0), window, server, ours, quinn })
     }
 
     /// One more connection.
@@ -304,13 +347,19 @@ impl Dialer {
                     .map_err(|e| other(e.to_string()))?,
             ),
             Peer::Tcp => {
-                let stream = TcpStream::connect(server).await?;
+                // One address has some 28 000 ports.
+                let n = self.dialled.fetch_add(1, Ordering::Relaxed) / 20_000;
+                let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::try_from(n).unwrap_or(0));
+                let socket = TcpSocket::new_v4()?;
+                if n > 0 {
+                    socket.bind((from, 0).into())?;
+                }
+                let stream = socket.connect(server).await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            Peer::Ours | Peer::OursShared | Peer::Quinn => {
-                Box::new(KcpStream::connect_with(server, ours(window)).await?)
-            }
+            Peer::Ceiling(_) => return Err(no_streams()),
+            _ => Box::new(KcpStream::connect_with(server, ours(self.peer, window)).await?),
         })
     }
 }

@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use super::Peer;
-use super::process::{Server, Usage, usage};
+use super::ceiling::{Ceiling, Sender};
+use super::process::{Server, Usage, memory_left, usage};
 use super::transport::{AnyStream, Dialer};
 
 /// Bytes written at a time in bulk.
@@ -20,8 +21,8 @@ const REQUEST: usize = 16;
 const BULK: u8 = b'B';
 const ECHO: u8 = b'E';
 const HELLO: u8 = b'I';
-/// Nobody waits longer for anything.
-const LIMIT: Duration = Duration::from_secs(120);
+/// A run takes no longer; connecting half of it.
+const LIMIT: Duration = Duration::from_secs(80);
 
 fn request(op: u8, size: usize, total: u64) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
@@ -32,7 +33,8 @@ fn request(op: u8, size: usize, total: u64) -> [u8; REQUEST] {
 }
 
 /// The byte at an offset of a bulk transfer: a period that no segment length divides.
-fn pattern() -> Vec<u8> {
+#[must_use]
+pub fn pattern() -> Vec<u8> {
     (0..251 * 1024).map(|i| (i % 251) as u8).collect()
 }
 
@@ -122,6 +124,14 @@ async fn send_bulk(stream: &mut AnyStream, data: &[u8], total: u64) -> io::Resul
     answer(stream, request).await
 }
 
+/// Bytes sent and received by all of them.
+fn on_wire(streams: &[AnyStream]) -> [u64; 2] {
+    streams
+        .iter()
+        .filter_map(|stream| stream.wire())
+        .fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]])
+}
+
 /// What one run has shown; what does not apply is 0.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Outcome {
@@ -129,6 +139,8 @@ pub struct Outcome {
     pub mb_per_s: f64,
     /// CPU seconds per GB (1e9) of payload: client, server.
     pub cpu_s_per_gb: [f64; 2],
+    /// Bytes of datagrams that came back, in percent of those sent, where the peer counts them.
+    pub reverse_percent: f64,
     /// Microseconds.
     pub p50_us: f64,
     /// Microseconds.
@@ -139,6 +151,8 @@ pub struct Outcome {
     pub per_s: f64,
     /// CPU of both ends per round trip, message or cycle, in microseconds.
     pub cpu_us_each: f64,
+    /// The benchmark's own part of the 99th percentile: how late the message was written.
+    pub late_us: f64,
     /// Server memory per session, in bytes.
     pub bytes_per_session: f64,
     /// Server CPU, in percent of a core.
@@ -203,7 +217,7 @@ async fn measured<T>(
 ) -> io::Result<(T, Measured)> {
     let (client_before, server_before) = (usage()?, server.usage()?);
     let started = Instant::now();
-    let value = tokio::time::timeout(LIMIT, work).await.map_err(io::Error::from)??;
+    let value = work.await?;
     let wall = started.elapsed();
     let (client, after) = (usage()?, server.usage()?);
     let spent = |before: Usage, after: Usage| after.cpu_us.saturating_sub(before.cpu_us);
@@ -232,6 +246,42 @@ fn per_each(outcome: &mut Outcome, measured: &Measured, count: u64) {
 /// # Errors
 /// Those of the peer, of time, and of data that is not what was sent.
 pub async fn run(peer: Peer, window: u16, workload: Workload) -> io::Result<Outcome> {
+    let done = match peer {
+        Peer::Ceiling(ceiling) => {
+            tokio::time::timeout(LIMIT, run_ceiling(peer, ceiling, window, workload)).await
+        }
+        _ => tokio::time::timeout(LIMIT, run_peer(peer, window, workload)).await,
+    };
+    done.unwrap_or_else(|_| Err(io::Error::other(format!("not done after {} s", LIMIT.as_secs()))))
+}
+
+async fn run_ceiling(peer: Peer, ceiling: Ceiling, window: u16, workload: Workload) -> io::Result<Outcome> {
+    let Workload::Bulk { connections: 1, mib } = workload else {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a ceiling is for bulk through one connection",
+        ));
+    };
+    let mut server = Server::start(peer, window)?;
+    let sender = Sender::bind(ceiling, window, server.addr)?;
+    let data = pattern();
+    sender.send(&data, 4 << 20).await?;
+    let total = mib << 20;
+    let ((), spent) = measured(&mut server, sender.send(&data, total)).await?;
+    let mut outcome = Outcome::default();
+    outcome.bulk(&spent, total);
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn bulk(&mut self, spent: &Measured, bytes: u64) {
+        let bytes = bytes as f64;
+        self.mb_per_s = bytes / 1e6 / spent.wall.as_secs_f64();
+        self.cpu_s_per_gb = [spent.client_us, spent.server_us].map(|us| us as f64 * 1e3 / bytes);
+    }
+}
+
+async fn run_peer(peer: Peer, window: u16, workload: Workload) -> io::Result<Outcome> {
     let mut server = Server::start(peer, window)?;
     let dialer = Dialer::new(peer, window, server.addr).await?;
     let mut outcome = Outcome::default();
@@ -247,21 +297,27 @@ pub async fn run(peer: Peer, window: u16, workload: Workload) -> io::Result<Outc
                 }
                 streams.push(stream);
             }
+            let before = on_wire(&streams);
             let work = async {
                 let mut all = JoinSet::new();
                 for mut stream in streams {
                     let data = data.clone();
-                    all.spawn(async move { send_bulk(&mut stream, &data, total).await });
+                    all.spawn(async move {
+                        send_bulk(&mut stream, &data, total).await?;
+                        Ok::<_, io::Error>(stream)
+                    });
                 }
+                let mut streams = Vec::new();
                 while let Some(sent) = all.join_next().await {
-                    sent.map_err(io::Error::other)??;
+                    streams.push(sent.map_err(io::Error::other)??);
                 }
-                Ok(())
+                Ok(streams)
             };
-            let ((), spent) = measured(&mut server, work).await?;
-            let bytes = (total * connections as u64) as f64;
-            outcome.mb_per_s = bytes / 1e6 / spent.wall.as_secs_f64();
-            outcome.cpu_s_per_gb = [spent.client_us, spent.server_us].map(|us| us as f64 * 1e3 / bytes);
+            let (streams, spent) = measured(&mut server, work).await?;
+            outcome.bulk(&spent, total * connections as u64);
+            let after = on_wire(&streams);
+            outcome.reverse_percent =
+                100.0 * (after[1] - before[1]) as f64 / (after[0] - before[0]).max(1) as f64;
         }
         Workload::PingPong { trips } => {
             let mut stream = hello(&dialer).await?;
@@ -315,8 +371,20 @@ pub async fn run(peer: Peer, window: u16, workload: Workload) -> io::Result<Outc
             let before = server.usage()?;
             let started = Instant::now();
             let mut streams = Vec::with_capacity(connections);
-            for _ in 0..connections {
-                streams.push(tokio::time::timeout(LIMIT, hello(&dialer)).await.map_err(io::Error::from)??);
+            for n in 0..connections {
+                let failed =
+                    |error: io::Error| io::Error::new(error.kind(), format!("session {}: {error}", n + 1));
+                streams.push(hello(&dialer).await.map_err(failed)?);
+                if n % 1000 == 0 && memory_left()? < 0.2 {
+                    return Err(io::Error::other(format!("session {}: no memory is left", n + 1)));
+                }
+                if started.elapsed() > LIMIT / 2 {
+                    return Err(io::Error::other(format!(
+                        "{} of {connections} sessions after {} s",
+                        n + 1,
+                        LIMIT.as_secs() / 2
+                    )));
+                }
             }
             outcome.setup_s = started.elapsed().as_secs_f64();
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -344,12 +412,13 @@ pub async fn run(peer: Peer, window: u16, workload: Workload) -> io::Result<Outc
                     // Spread over the tick, as clients are.
                     let phase = Duration::from_micros(50_000 * i as u64 / connections as u64);
                     all.spawn(async move {
-                        let mut times = histogram()?;
+                        let (mut times, mut late) = (histogram()?, histogram()?);
                         stream.write_all(&request(ECHO, 100, messages)).await?;
                         let (mut message, mut reply) = ([0; 100], [0; 100]);
                         for n in 0..messages {
                             let at = start + phase + Duration::from_millis(50) * n as u32;
                             tokio::time::sleep_until(at).await;
+                            late.saturating_record(at.elapsed().as_nanos() as u64);
                             message[..8].copy_from_slice(&n.to_le_bytes());
                             stream.write_all(&message).await?;
                             stream.flush().await?;
@@ -360,17 +429,20 @@ pub async fn run(peer: Peer, window: u16, workload: Workload) -> io::Result<Outc
                             // From when it was due, so that falling behind shows.
                             times.saturating_record(at.elapsed().as_nanos() as u64);
                         }
-                        Ok::<_, io::Error>(times)
+                        Ok::<_, io::Error>([times, late])
                     });
                 }
-                let mut times = histogram()?;
+                let mut sums = [histogram()?, histogram()?];
                 while let Some(one) = all.join_next().await {
-                    times.add(one.map_err(io::Error::other)??).map_err(io::Error::other)?;
+                    for (sum, one) in sums.iter_mut().zip(one.map_err(io::Error::other)??) {
+                        sum.add(one).map_err(io::Error::other)?;
+                    }
                 }
-                Ok(times)
+                Ok(sums)
             };
-            let (times, spent) = measured(&mut server, work).await?;
+            let ([times, late], spent) = measured(&mut server, work).await?;
             latencies(&mut outcome, &times);
+            outcome.late_us = late.value_at_quantile(0.99) as f64 / 1000.0;
             per_each(&mut outcome, &spent, times.len() * 2);
         }
         Workload::Cycles { count } => {

@@ -9,6 +9,7 @@ use crate::error::InputError;
 use crate::recv::assembler::Received;
 use crate::send::inflight::AckOutcome;
 use crate::seq::Seq;
+use crate::stats::bump;
 use crate::time::Timestamp;
 use crate::wire::{Command, Header, Segments};
 
@@ -19,8 +20,10 @@ const ACK_DELAY_DIVISOR: u64 = 4;
 const MIN_ACK_DELAY: u64 = 1_000;
 const MAX_ACK_DELAY: u64 = 10_000;
 
-/// How much later than its rhythm an application may write, in microseconds.
+/// How much later than its rhythm an application may write, in microseconds: runtimes count in milliseconds.
 const WRITE_SLACK: u64 = 1_000;
+/// What is owed to one of our kind waits for a write within so many halves of `interval`.
+const WRITE_HALVES: u64 = 3;
 
 /// What an accepted datagram meant.
 #[derive(Copy, Clone, Debug, Default)]
@@ -46,6 +49,7 @@ struct Applied {
     fresh: u32,
     /// Segments that were.
     repeated: bool,
+
     /// Latest `sent_at` among the ACKs whose echo is exact.
     sample: Option<Timestamp>,
     /// How long the peer held that ACK, in microseconds.
@@ -62,7 +66,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        self.stats.datagrams_received = self.stats.datagrams_received.wrapping_add(1);
+        bump(&mut self.stats.datagrams_received);
         self.stats.bytes_received = self.stats.bytes_received.wrapping_add(datagram.len() as u64);
 
         let (una_before, closed_before) = (self.inflight.una(), self.peer_window == 0);
@@ -71,12 +75,13 @@ impl Engine {
         let had_hole = !self.assembler.is_empty();
         let mut heard = Heard::default();
         let mut applied = Applied::default();
-        if !self.validated {
+        if !self.is_validated() {
             self.seek_proof(segments);
         }
+        let validated = self.is_validated();
         for (header, payload) in segments {
             match header.cmd {
-                Command::Ack if !self.validated => {}
+                Command::Ack if !validated => {}
                 // ACKs are judged against the una from before this datagram: an honest one is often covered by the
                 // una of its own segment.
                 Command::Ack => self.apply_ack(&header, &mut applied),
@@ -90,7 +95,7 @@ impl Engine {
             heard.alive |= !(stale && header.cmd == Command::Wins);
             // From an address that is not proven nothing counts as acknowledged: what is in flight is repeated until its
             // exact echo comes.
-            if self.validated && una.is_before(header.una) {
+            if validated && una.is_before(header.una) {
                 una = header.una;
             }
             // A reordered datagram must not bring back an old window.
@@ -159,27 +164,26 @@ impl Engine {
     }
 
     fn count_rejected(&mut self, error: InputError) {
+        let rare = self.stats.rare.make();
         let counter = match error {
-            InputError::Short => &mut self.stats.rejected_short,
-            InputError::ConvMismatch { .. } => &mut self.stats.rejected_conv,
-            InputError::Truncated { .. } => &mut self.stats.rejected_truncated,
-            InputError::UnknownCommand(_) => &mut self.stats.rejected_command,
-            InputError::UnaBeyondSent => &mut self.stats.rejected_una,
-            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => {
-                &mut self.stats.rejected_fragment
-            }
+            InputError::Short => &mut rare.rejected_short,
+            InputError::ConvMismatch { .. } => &mut rare.rejected_conv,
+            InputError::Truncated { .. } => &mut rare.rejected_truncated,
+            InputError::UnknownCommand(_) => &mut rare.rejected_command,
+            InputError::UnaBeyondSent => &mut rare.rejected_una,
+            InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => &mut rare.rejected_fragment,
             InputError::Closed(_) => return,
         };
-        *counter = counter.wrapping_add(1);
+        bump(counter);
     }
 
     /// Who echoes a timestamp that only we know gets what is sent there.
     fn seek_proof(&mut self, segments: Segments<'_>) {
         for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Ack) {
-            if self.proofs.contains(&(header.sn, header.ts)) {
+            if self.unproven.get().is_some_and(|proofs| proofs.contains(&(header.sn, header.ts))) {
                 return self.validate();
             }
-            self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.mismatched_echoes);
         }
     }
 
@@ -192,15 +196,15 @@ impl Engine {
                 }
             }
             AckOutcome::Acked { sent_at: None } => {
-                self.stats.mismatched_echoes = self.stats.mismatched_echoes.wrapping_add(1);
+                self.stats.rarely(|rare| &mut rare.mismatched_echoes);
             }
             AckOutcome::Known => {}
-            AckOutcome::NeverSent => self.stats.ignored_acks = self.stats.ignored_acks.wrapping_add(1),
+            AckOutcome::NeverSent => self.stats.rarely(|rare| &mut rare.ignored_acks),
         }
     }
 
     fn apply_push(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
-        self.stats.segments_received = self.stats.segments_received.wrapping_add(1);
+        bump(&mut self.stats.segments_received);
         let rcv_nxt = self.assembler.next();
         self.longest = self.longest.max(payload.len());
         let ahead = header.sn.offset_from(rcv_nxt);
@@ -209,14 +213,14 @@ impl Engine {
         if beyond || (!duplicate && !self.has_room_for(header.sn, rcv_nxt, payload.len())) {
             // Not acknowledged: it will come again when there is room. Who was invited to send it is told that there is none.
             self.tell |= !beyond && self.free_window() == 0;
-            self.stats.beyond_window = self.stats.beyond_window.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.beyond_window);
             return;
         }
         applied.pushes = applied.pushes.saturating_add(1);
         let limit = (self.params.rcv_wnd as usize).saturating_mul(2);
         if duplicate {
             // Acknowledged again: the first ACK may have been lost.
-            self.stats.duplicates = self.stats.duplicates.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.duplicates);
             applied.repeated = true;
             self.acks.forget_repeat(header.sn);
             self.acks.push(header.sn, header.ts, rcv_nxt, limit);
@@ -257,7 +261,7 @@ impl Engine {
         self.stats.payload_received = self.stats.payload_received.wrapping_add(segment.data.len() as u64);
         if self.params.stream && segment.data.is_empty() {
             // Legal, means nothing in a stream, and must neither stall the reader nor look like EOF.
-            self.stats.empty_segments = self.stats.empty_segments.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.empty_segments);
             return;
         }
         if !self.discard && self.reader.push(self.params.stream, segment).is_err() {
@@ -277,8 +281,10 @@ impl Engine {
 
     /// When the application is likely to write next, if that is soon enough for what is owed to one of our kind to wait.
     fn next_write(&self, now: Timestamp) -> Option<Timestamp> {
-        let next = self.wrote_at.plus_micros(self.write_gap).plus_micros(WRITE_SLACK);
-        let soon = next > now && next <= now.plus_micros(self.params.interval.saturating_add(WRITE_SLACK));
+        let [last, before] = self.write_gaps;
+        let next = self.wrote_at.plus_micros(u64::from(last.max(before))).plus_micros(WRITE_SLACK);
+        let soon =
+            next > now && next <= now.plus_micros(self.params.interval.saturating_mul(WRITE_HALVES) / 2);
         (self.una_suffices && soon).then_some(next)
     }
 

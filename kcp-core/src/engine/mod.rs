@@ -15,13 +15,14 @@ use crate::admission::NOTHING_ACKED;
 use crate::config::{SessionConfig, mss_of};
 use crate::congestion::{BoxedController, Classic, Off};
 use crate::error::WriteError;
+use crate::rare::Rare;
 use crate::recv::assembler::Assembler;
 use crate::recv::reader::ReadQueue;
 use crate::rtt::RttEstimator;
 use crate::send::inflight::Inflight;
 use crate::send::queue::{SendQueue, fragments_of};
 use crate::seq::Seq;
-use crate::stats::{Held, Stats};
+use crate::stats::{Counters, Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
 use crate::wire::control::MAGIC;
 use crate::wire::datagram::Transmit;
@@ -138,9 +139,9 @@ pub(crate) struct Engine {
     told_hold: u64,
     /// When data last arrived.
     data_at: Timestamp,
-    /// When the application last wrote, and how long after the time before: what is owed may ride with the next.
+    /// When the application last wrote, and the two gaps before that, in microseconds: what is owed may ride with the next.
     wrote_at: Timestamp,
-    write_gap: u64,
+    write_gaps: [u32; 2],
     /// When it last got an ACK, of which it takes the round-trip time.
     sampled_at: Option<Timestamp>,
     /// Data segments received since ACKs were last sent.
@@ -149,13 +150,12 @@ pub(crate) struct Engine {
     ask: bool,
     /// A `WINS` is to be sent.
     tell: bool,
-    /// The peer has proven that it gets what is sent to its address. Until then no more than three times of what came
-    /// from there goes there: it may be a victim's.
-    validated: bool,
-    /// The transmissions made before that, (sn, ts): the echo of any of them is the proof. At most [`MAX_PROOFS`].
-    proofs: Vec<(Seq, u32)>,
+    /// There while the peer has not proven that it gets what is sent to its address: until then no more than three times
+    /// of what came from there goes there, for it may be a victim's. The transmissions made so far, (sn, ts): the echo of
+    /// any of them is the proof. At most [`MAX_PROOFS`].
+    unproven: Rare<Vec<(Seq, u32)>>,
 
-    stats: Stats,
+    stats: Counters,
 }
 
 impl Engine {
@@ -188,13 +188,12 @@ impl Engine {
             told_hold: 0,
             data_at: Timestamp::ZERO,
             wrote_at: Timestamp::ZERO,
-            write_gap: u64::MAX,
+            write_gaps: [u32::MAX; 2],
             unacked: 0,
             ask: false,
             tell: false,
-            validated: true,
-            proofs: Vec::new(),
-            stats: Stats::default(),
+            unproven: Rare::none(),
+            stats: Counters::default(),
             params,
         }
     }
@@ -299,7 +298,8 @@ impl Engine {
     }
 
     fn hold(&mut self, now: Timestamp) {
-        self.write_gap = crate::time::saturating_micros(now.saturating_since(self.wrote_at));
+        let gap = saturating_micros(now.saturating_since(self.wrote_at));
+        self.write_gaps = [u32::try_from(gap).unwrap_or(u32::MAX), self.write_gaps[0]];
         self.wrote_at = now;
         if self.params.write_delay && self.hold_until.is_none() {
             self.hold_until = Some(now.plus_micros(self.params.interval));
@@ -407,7 +407,7 @@ impl Engine {
     }
 
     /// Since when data has waited for the peer's window to open.
-    pub(crate) const fn window_closed_since(&self) -> Option<Timestamp> {
+    pub(crate) fn window_closed_since(&self) -> Option<Timestamp> {
         self.prober.since()
     }
 
@@ -427,7 +427,7 @@ impl Engine {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = self.stats;
+        let mut stats = self.stats.snapshot();
         stats.acks_elided = self.acks.elided();
         stats.srtt = self.rtt.srtt().map(core::time::Duration::from_micros);
         stats.rttvar = core::time::Duration::from_micros(self.rtt.rttvar());
@@ -441,30 +441,29 @@ impl Engine {
     }
 
     /// Caps what is sent until the peer's address is proven.
-    pub(crate) const fn distrust(&mut self) {
-        self.validated = false;
+    pub(crate) fn distrust(&mut self) {
+        self.unproven.make();
     }
 
     /// The peer's address is proven.
     pub(crate) fn validate(&mut self) {
-        self.validated = true;
-        self.proofs = Vec::new();
+        self.unproven.clear();
     }
 
-    pub(crate) const fn is_validated(&self) -> bool {
-        self.validated
+    pub(crate) fn is_validated(&self) -> bool {
+        self.unproven.get().is_none()
     }
 
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
-        if !self.validated && self.proofs.len() < MAX_PROOFS {
-            self.proofs.push((sn, ts));
+        if let Some(proofs) = self.unproven.get_mut().filter(|proofs| proofs.len() < MAX_PROOFS) {
+            proofs.push((sn, ts));
         }
     }
 
     /// Bytes that may be sent now to an address that is not proven yet.
-    pub(super) const fn allowance(&self) -> u64 {
-        if self.validated {
+    pub(super) fn allowance(&self) -> u64 {
+        if self.is_validated() {
             return u64::MAX;
         }
         self.stats.bytes_received.saturating_mul(AMPLIFICATION).saturating_sub(self.stats.bytes_sent)
@@ -473,14 +472,14 @@ impl Engine {
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
     /// one that repeats itself gives us more to answer with.
     pub(super) fn withholds_acks(&self) -> bool {
-        !self.validated && (!self.queue.is_empty() || self.inflight.has_unacked())
+        !self.is_validated() && (!self.queue.is_empty() || self.inflight.has_unacked())
     }
 
     /// Longest payload that a new segment may have now; 0: none may be sent. Before the peer's address is proven it is one
     /// segment at a time, of a third of what is allowed: the rest is for repeating it.
     pub(super) fn new_len(&self) -> usize {
         let mss = self.params.mss();
-        if self.validated {
+        if self.is_validated() {
             return mss;
         }
         if !self.inflight.is_empty() {
@@ -498,8 +497,8 @@ impl Engine {
     }
 
     /// Whether the peer echoed too many timestamps that were never sent, before it proved its address.
-    pub(crate) const fn is_guessing(&self) -> bool {
-        !self.validated && self.stats.mismatched_echoes >= MAX_WRONG_ECHOES
+    pub(crate) fn is_guessing(&self) -> bool {
+        !self.is_validated() && self.stats.mismatched_echoes() >= MAX_WRONG_ECHOES
     }
 
     /// Appends a datagram of one control segment.
@@ -563,7 +562,7 @@ impl Engine {
     }
 
     /// Microseconds.
-    pub(crate) const fn rto(&self) -> u64 {
+    pub(crate) fn rto(&self) -> u64 {
         self.rtt.rto()
     }
 
@@ -577,7 +576,7 @@ impl Engine {
         self.reader.is_readable(true) || !self.assembler.is_empty()
     }
 
-    pub(crate) const fn srtt(&self) -> Option<u64> {
+    pub(crate) fn srtt(&self) -> Option<u64> {
         self.rtt.srtt()
     }
 
@@ -616,7 +615,7 @@ impl Engine {
         self.inflight.next_deadline(first_rto)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
         self.inflight = Inflight::new(Seq::new(snd));
         self.assembler.set_next(Seq::new(rcv));

@@ -6,6 +6,7 @@ use super::Engine;
 use crate::rtt::RttEstimator;
 use crate::send::inflight::{Cause, SMALL};
 use crate::seq::Seq;
+use crate::stats::bump;
 use crate::time::Timestamp;
 use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Header};
@@ -14,6 +15,9 @@ use crate::wire::{Command, HEADER_LEN, Header};
 const RIDE_GAP_DIVISOR: u64 = 4;
 /// The `frg` of an ACK counts this many microseconds between two of ours.
 pub(super) const HELD_UNIT: u64 = 250;
+/// Of so many segments one may ride once more after a loss, beyond the first few: where much is lost, much would be sent twice.
+const SEGMENTS_PER_COPY: u64 = 8;
+const FIRST_COPIES: u64 = 8;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
 const CONTROL_SN: Seq = Seq::new(1);
@@ -48,7 +52,7 @@ impl Engine {
         if acks_due || self.tell || self.ask || !writer.is_empty() {
             self.write_control(now, max, &mut writer);
         }
-        if data && self.validated && self.params.nodelay > 0 {
+        if data && self.is_validated() && self.params.nodelay > 0 {
             self.write_riders(now, first_new, &mut writer);
         }
         let run = writer.finish()?;
@@ -94,19 +98,19 @@ impl Engine {
             }
             writer
                 .push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
-            // A peer that has no room is not dead for that.
-            self.dead |= wanted && slot.xmit.saturating_add(1) >= self.params.dead_link;
+            // A peer that has no room is not dead for that, nor a path that loses much and lets something through.
+            let often = slot.xmit.saturating_add(1) >= self.params.dead_link;
+            self.dead |= wanted && often && self.progress_at <= slot.sent_at;
             // A small one costs little, and its repetition is lost as easily: backoff begins with the next.
             let again = nodelay > 0 && slot.xmit == 1 && slot.data.len() <= SMALL;
             let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
-            self.inflight.resent(ts, now, rto, backoff);
+            let protect = self.may_copy();
+            self.inflight.resent(ts, now, rto, backoff, protect);
             self.note_proof(sn, ts);
-            let counter = match cause {
-                Cause::Fast => &mut self.stats.fast_retransmits,
-                Cause::Timeout => &mut self.stats.timeout_retransmits,
-            };
-            *counter = counter.wrapping_add(1);
-            self.stats.retransmits = self.stats.retransmits.wrapping_add(1);
+            self.stats.rarely(|rare| match cause {
+                Cause::Fast => &mut rare.fast_retransmits,
+                Cause::Timeout => &mut rare.timeout_retransmits,
+            });
         }
         let (stream, mss) = (self.params.stream, self.params.mss());
         let limit = self.send_limit();
@@ -139,14 +143,23 @@ impl Engine {
             }
             let small = piece.data.len() <= SMALL;
             self.inflight.push(piece.frg, piece.data, ts, now);
-            if small && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now) {
+            if small
+                && self.may_copy()
+                && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now)
+            {
                 // Perhaps the answer to what is late already: a second loss would cost most.
                 self.inflight.protect(sn);
             }
             self.note_proof(sn, ts);
-            self.stats.segments_sent = self.stats.segments_sent.wrapping_add(1);
+            bump(&mut self.stats.segments_sent);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
         }
+    }
+
+    /// Whether what was sent again may ride once more. (What `redundancy` asks for is paid for anyway.)
+    fn may_copy(&self) -> bool {
+        let copies = self.stats.rare.get().map_or(0, |rare| rare.copies_sent).saturating_sub(FIRST_COPIES);
+        self.params.redundancy > 0 || copies.saturating_mul(SEGMENTS_PER_COPY) < self.stats.segments_sent
     }
 
     /// Copies of small segments in the room that the last datagram has: a lost one costs no round trip then.
@@ -161,7 +174,7 @@ impl Engine {
             }
             writer.push(&Header { sn, frg: slot.frg, len: wire_len(len), ..template }, &slot.data);
             self.inflight.rode(sn, ts, now);
-            self.stats.copies_sent = self.stats.copies_sent.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.copies_sent);
         }
     }
 
@@ -177,7 +190,7 @@ impl Engine {
         };
         let withhold = self.withholds_acks();
         // What leaves carries `una`, which says as much; our own kind needs no more than a sample of the round trip now and then.
-        let sampled = self.sampled_at.is_some_and(|at| at.plus_micros(self.rtt.srtt().unwrap_or(0)) > now);
+        let sampled = self.sampled_at.is_some_and(|at| at.plus_micros(self.sample_gap()) > now);
         // What is held longer than the peer knows of would look lost to it.
         let held = crate::time::saturating_micros(now.saturating_since(self.data_at)) / HELD_UNIT;
         let known = held <= self.told_hold;
@@ -198,7 +211,7 @@ impl Engine {
             writer.push(&Header { sn, ts, frg: held, ..template }, &[]);
             self.acks.pop(rcv_nxt);
             self.sampled_at = Some(now);
-            self.stats.acks_sent = self.stats.acks_sent.wrapping_add(1);
+            bump(&mut self.stats.acks_sent);
         }
         while !withhold
             && writer.has_room(HEADER_LEN)
@@ -206,7 +219,7 @@ impl Engine {
             && let Some((sn, ts)) = self.acks.next_repeat(rcv_nxt)
         {
             writer.push(&Header { sn, ts, ..template }, &[]);
-            self.stats.acks_repeated = self.stats.acks_repeated.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.acks_repeated);
         }
         if !withhold {
             self.acks.end_flush();
@@ -216,13 +229,20 @@ impl Engine {
         if self.ask && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {
             writer.push(&Header { cmd: Command::Wask, ..template }, &[]);
             self.ask = false;
-            self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.probes_sent);
         }
         if self.tell && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {
             writer.push(&Header { cmd: Command::Wins, ..template }, &[]);
             self.tell = false;
-            self.stats.announcements_sent = self.stats.announcements_sent.wrapping_add(1);
+            self.stats.rarely(|rare| &mut rare.announcements_sent);
         }
+    }
+
+    /// How long after a sample of its round-trip time the peer needs the next: a round trip, until that varies so little that
+    /// its RTO would not change.
+    fn sample_gap(&self) -> u64 {
+        let steady = self.rtt.rttvar().saturating_mul(4) <= self.params.interval / 2;
+        self.rtt.srtt().unwrap_or(0).saturating_mul(if steady { 4 } else { 1 })
     }
 
     pub(super) fn header(&self, cmd: Command, sn: Seq, ts: u32) -> Header {
@@ -242,7 +262,7 @@ impl Engine {
         header.len = wire_len(payload.len());
         buf.extend_from_slice(&header.encode());
         buf.extend_from_slice(payload);
-        self.stats.probes_sent = self.stats.probes_sent.wrapping_add(1);
+        self.stats.rarely(|rare| &mut rare.probes_sent);
         let len = HEADER_LEN.saturating_add(payload.len());
         let run = Transmit { datagrams: 1, stride: len, len };
         self.count_sent(&run);
@@ -284,11 +304,15 @@ fn backed_off(last: u64, rto: u64, nodelay: u8) -> u64 {
         1 => last / 2,
         _ => rto / 2,
     };
-    last.saturating_add(more).min(MAX_BACKOFF)
+    let longest = if nodelay == 0 { MAX_BACKOFF } else { rto.saturating_mul(2).max(MAX_FAST_BACKOFF) };
+    last.saturating_add(more).min(longest)
 }
 
 /// `IKCP_RTO_MAX` in microseconds.
 const MAX_BACKOFF: u64 = 60_000_000;
+/// In modes 1 and 2, which are for low latency: after a burst of losses a lone segment must not wait much longer than a path
+/// takes to recover.
+const MAX_FAST_BACKOFF: u64 = 2_000_000;
 
 /// A payload never exceeds a datagram.
 fn wire_len(len: usize) -> u32 {
@@ -306,6 +330,14 @@ mod tests {
         assert_eq!(backed_off(100, 200, 0), 300, "at least the current RTO on top");
         assert_eq!(backed_off(200, 100, 1), 300);
         assert_eq!(backed_off(200, 100, 2), 250);
-        assert_eq!(backed_off(59_000_000, 100, 1), 60_000_000);
+        assert_eq!(backed_off(59_000_000, 100, 0), 60_000_000);
+        for nodelay in [1, 2] {
+            assert_eq!(backed_off(1_999_000, 100_000, nodelay), 2_000_000);
+            assert_eq!(
+                backed_off(2_900_000, 1_500_000, nodelay),
+                3_000_000,
+                "a long path has longer timeouts anyway"
+            );
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Zero windows: the sender probes, the receiver announces that it has room again until data flows.
 
+use alloc::boxed::Box;
+
 use crate::time::Timestamp;
 
 /// First probe after 500 ms (kcp-go; ikcp waits 5 to 7 s), then 1.5 times later each, at most 30 s apart.
@@ -10,7 +12,7 @@ const MAX_PROBE: u64 = 30_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Prober {
     /// (closed since, next probe, wait after it). None while the window is open or nothing waits.
-    state: Option<(Timestamp, Timestamp, u64)>,
+    state: Option<Box<(Timestamp, Timestamp, u64)>>,
 }
 
 impl Prober {
@@ -20,29 +22,22 @@ impl Prober {
             self.state = None;
             return false;
         }
-        let (since, next, wait) = self.state.unwrap_or((now, now.plus_micros(FIRST_PROBE), FIRST_PROBE));
-        let due = next <= now;
-        self.state = Some(if due {
-            let wait = (wait.saturating_mul(3) / 2).min(MAX_PROBE);
-            (since, now.plus_micros(wait), wait)
-        } else {
-            (since, next, wait)
-        });
+        let first = || Box::new((now, now.plus_micros(FIRST_PROBE), FIRST_PROBE));
+        let (_, next, wait) = &mut **self.state.get_or_insert_with(first);
+        let due = *next <= now;
+        if due {
+            *wait = (wait.saturating_mul(3) / 2).min(MAX_PROBE);
+            *next = now.plus_micros(*wait);
+        }
         due
     }
 
-    pub(crate) const fn since(&self) -> Option<Timestamp> {
-        match self.state {
-            Some((since, ..)) => Some(since),
-            None => None,
-        }
+    pub(crate) fn since(&self) -> Option<Timestamp> {
+        self.state.as_ref().map(|state| state.0)
     }
 
-    pub(crate) const fn next(&self) -> Option<Timestamp> {
-        match self.state {
-            Some((_, next, _)) => Some(next),
-            None => None,
-        }
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.state.as_ref().map(|state| state.1)
     }
 }
 
@@ -56,7 +51,7 @@ pub(crate) struct Announcer {
     /// The window as the peer last heard it.
     told: u32,
     /// (next announcement, wait after it, how many are left).
-    state: Option<(Timestamp, u64, u32)>,
+    state: Option<Box<(Timestamp, u64, u32)>>,
 }
 
 impl Announcer {
@@ -75,31 +70,32 @@ impl Announcer {
         if self.told > 0 || self.state.is_some() || free < (total / 8).max(1) {
             return false;
         }
-        self.state = Some((now.plus_micros(rto), rto, ANNOUNCEMENTS));
+        self.state = Some(Box::new((now.plus_micros(rto), rto, ANNOUNCEMENTS)));
         true
     }
 
     /// New data has arrived: the peer knows.
-    pub(crate) const fn on_data(&mut self) {
+    pub(crate) fn on_data(&mut self) {
         self.state = None;
     }
 
     /// True when the announcement is to be repeated.
     pub(crate) fn update(&mut self, now: Timestamp) -> bool {
-        let Some((next, wait, left)) = self.state else { return false };
-        if next > now {
+        let Some((next, wait, left)) = self.state.as_deref_mut() else { return false };
+        if *next > now {
             return false;
         }
-        let wait = wait.saturating_mul(2);
-        self.state = (left > 1).then(|| (now.plus_micros(wait), wait, left.saturating_sub(1)));
+        *wait = wait.saturating_mul(2);
+        *next = now.plus_micros(*wait);
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.state = None;
+        }
         true
     }
 
-    pub(crate) const fn next(&self) -> Option<Timestamp> {
-        match self.state {
-            Some((next, ..)) => Some(next),
-            None => None,
-        }
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.state.as_ref().map(|state| state.0)
     }
 }
 

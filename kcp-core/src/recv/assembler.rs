@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::rare::Rare;
 use crate::seq::Seq;
 
 /// A received data segment.
@@ -13,21 +14,26 @@ pub(crate) struct Received {
     pub(crate) data: Bytes,
 }
 
-/// Ring of received segments; position 0 is `rcv_nxt`. Insertion and removal are O(1); the ring grows only as far as
-/// the farthest segment held.
+/// Received segments; position 0 is `rcv_nxt`. Insertion and removal are O(1).
 #[derive(Debug)]
 pub(crate) struct Assembler {
     /// Everything before has been taken.
     next: Seq,
-    /// Invariant: the last slot is occupied.
+    /// There while something is held.
+    ring: Rare<Ring>,
+}
+
+/// Grows only as far as the farthest segment held.
+#[derive(Debug, Default)]
+struct Ring {
+    /// Invariant: the last slot is occupied, so there is one.
     slots: VecDeque<Option<Received>>,
-    held: usize,
     bytes: usize,
 }
 
 impl Assembler {
     pub(crate) const fn new(next: Seq) -> Self {
-        Self { next, slots: VecDeque::new(), held: 0, bytes: 0 }
+        Self { next, ring: Rare::none() }
     }
 
     /// `rcv_nxt`.
@@ -37,24 +43,27 @@ impl Assembler {
 
     /// One past the last segment that has arrived.
     pub(crate) fn end(&self) -> Seq {
-        self.next.plus(u32::try_from(self.slots.len()).unwrap_or(u32::MAX))
+        let len = self.ring.get().map_or(0, |ring| ring.slots.len());
+        self.next.plus(u32::try_from(len).unwrap_or(u32::MAX))
     }
 
     /// Payload bytes held.
-    pub(crate) const fn bytes(&self) -> usize {
-        self.bytes
+    pub(crate) fn bytes(&self) -> usize {
+        self.ring.get().map_or(0, |ring| ring.bytes)
     }
 
     /// Whether something is held: then a segment is missing, or the reader is full.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.held == 0
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ring.get().is_none()
     }
 
     /// Whether `sn` has arrived before (taken or held).
     pub(crate) fn has(&self, sn: Seq) -> bool {
         match sn.offset_from(self.next) {
             None => true,
-            Some(offset) => self.slots.get(offset).is_some_and(Option::is_some),
+            Some(offset) => {
+                self.ring.get().is_some_and(|ring| ring.slots.get(offset).is_some_and(Option::is_some))
+            }
         }
     }
 
@@ -62,26 +71,28 @@ impl Assembler {
     /// which bounds how far the ring grows.
     pub(crate) fn insert(&mut self, sn: Seq, segment: Received) {
         let Some(offset) = sn.offset_from(self.next) else { return };
-        if offset >= self.slots.len() {
-            self.slots.resize(offset.saturating_add(1), None);
+        let ring = self.ring.make();
+        if offset >= ring.slots.len() {
+            ring.slots.resize(offset.saturating_add(1), None);
         }
-        if let Some(slot) = self.slots.get_mut(offset)
+        if let Some(slot) = ring.slots.get_mut(offset)
             && slot.is_none()
         {
-            self.bytes = self.bytes.saturating_add(segment.data.len());
-            self.held = self.held.saturating_add(1);
+            ring.bytes = ring.bytes.saturating_add(segment.data.len());
             *slot = Some(segment);
         }
     }
 
     /// Takes the segment at `rcv_nxt`, if it is there, and advances.
     pub(crate) fn pop(&mut self) -> Option<Received> {
-        let segment = self.slots.front_mut()?.take()?;
-        self.slots.pop_front();
-        self.advance(&segment);
-        if self.slots.is_empty() {
-            self.slots.shrink_to(0);
+        let ring = self.ring.get_mut()?;
+        let segment = ring.slots.front_mut()?.take()?;
+        ring.slots.pop_front();
+        ring.bytes = ring.bytes.saturating_sub(segment.data.len());
+        if ring.slots.is_empty() {
+            self.ring.clear();
         }
+        self.next = self.next.next();
         Some(segment)
     }
 
@@ -90,15 +101,9 @@ impl Assembler {
         self.next = self.next.next();
     }
 
-    fn advance(&mut self, segment: &Received) {
-        self.next = self.next.next();
-        self.held = self.held.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(segment.data.len());
-    }
-
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn set_next(&mut self, next: Seq) {
-        assert!(self.slots.is_empty());
+        assert!(self.is_empty());
         self.next = next;
     }
 }

@@ -4,19 +4,25 @@ use alloc::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::rare::Rare;
 use crate::recv::assembler::Received;
 
 /// Segments in order that the application has not read (`rcv_queue`).
 #[derive(Debug, Default)]
 pub(crate) struct ReadQueue {
-    segments: VecDeque<Received>,
-    /// Message mode: complete messages in `segments`.
-    complete: usize,
+    /// There while something is unread.
+    unread: Rare<Unread>,
+    /// Message mode: complete messages in it.
+    complete: u32,
     /// Message mode: the number that the next segment must carry while a message is under way.
     expected: Option<u8>,
     bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Unread {
+    segments: VecDeque<Received>,
     /// Payload of segments in order is copied here, and they share it: an allocation per doubling instead of one per segment.
-    /// Empty while nothing is unread.
     chunk: BytesMut,
 }
 
@@ -31,7 +37,7 @@ pub(crate) struct BrokenChain;
 impl ReadQueue {
     /// Segments held; they occupy the receive window.
     pub(crate) fn len(&self) -> usize {
-        self.segments.len()
+        self.unread.get().map_or(0, |unread| unread.segments.len())
     }
 
     /// Unread payload bytes.
@@ -41,12 +47,15 @@ impl ReadQueue {
 
     /// Keeps the payload of the next segment in order.
     pub(crate) fn copy(&mut self, payload: &[u8]) -> Bytes {
-        if self.chunk.capacity() < payload.len() {
+        let Some(Unread { chunk, .. }) = self.unread.get_mut() else {
+            return Bytes::copy_from_slice(payload);
+        };
+        if chunk.capacity() < payload.len() {
             let size = self.bytes.min(MAX_CHUNK).max(payload.len());
-            self.chunk = BytesMut::with_capacity(size);
+            *chunk = BytesMut::with_capacity(size);
         }
-        self.chunk.extend_from_slice(payload);
-        self.chunk.split().freeze()
+        chunk.extend_from_slice(payload);
+        chunk.split().freeze()
     }
 
     /// Appends the next segment in order.
@@ -61,7 +70,7 @@ impl ReadQueue {
             }
         }
         self.bytes = self.bytes.saturating_add(segment.data.len());
-        self.segments.push_back(segment);
+        self.unread.make().segments.push_back(segment);
         Ok(())
     }
 
@@ -79,7 +88,8 @@ impl ReadQueue {
             if !stream && self.complete == 0 {
                 break;
             }
-            let Some(front) = self.segments.front_mut() else { break };
+            let Some(Unread { segments, .. }) = self.unread.get_mut() else { break };
+            let Some(front) = segments.front_mut() else { break };
             let n = front.data.len().min(rest.len());
             if let (Some(to), Some(from)) = (rest.get_mut(..n), front.data.get(..n)) {
                 to.copy_from_slice(from);
@@ -91,7 +101,7 @@ impl ReadQueue {
                 break;
             }
             let ended = front.frg == 0;
-            self.segments.pop_front();
+            segments.pop_front();
             if !stream && ended {
                 self.complete = self.complete.saturating_sub(1);
                 if filled > 0 {
@@ -110,7 +120,7 @@ impl ReadQueue {
         if !stream && self.complete == 0 {
             return 0;
         }
-        for segment in &self.segments {
+        for segment in self.segments() {
             let n = segment.data.len().min(rest.len());
             let (to, later) = rest.split_at_mut(n);
             to.copy_from_slice(segment.data.get(..n).unwrap_or_default());
@@ -125,12 +135,13 @@ impl ReadQueue {
 
     /// Takes the next whole message (what is left of it after a partial read); in stream mode the next chunk.
     pub(crate) fn pop_message(&mut self, stream: bool) -> Option<Bytes> {
+        let Unread { segments, .. } = self.unread.get_mut()?;
         let message = if stream {
-            self.segments.pop_front()?.data
+            segments.pop_front()?.data
         } else if self.complete > 0 {
             self.complete = self.complete.saturating_sub(1);
-            let first = self.segments.pop_front()?;
-            if first.frg == 0 { first.data } else { self.join(first) }
+            let first = segments.pop_front()?;
+            if first.frg == 0 { first.data } else { join(first, segments) }
         } else {
             return None;
         };
@@ -139,27 +150,20 @@ impl ReadQueue {
         Some(message)
     }
 
-    fn join(&mut self, first: Received) -> Bytes {
-        let mut message =
-            BytesMut::with_capacity(first.data.len().saturating_mul(usize::from(first.frg) + 1));
-        let mut part = Some(first);
-        while let Some(segment) = part {
-            message.extend_from_slice(&segment.data);
-            part = if segment.frg == 0 { None } else { self.segments.pop_front() };
-        }
-        message.freeze()
+    fn segments(&self) -> impl Iterator<Item = &Received> {
+        self.unread.get().into_iter().flat_map(|unread| &unread.segments)
     }
 
     /// Length of the next whole message; in stream mode of the next chunk (`ikcp_peeksize`).
     pub(crate) fn peek_len(&self, stream: bool) -> Option<usize> {
         if stream {
-            return self.segments.front().map(|segment| segment.data.len());
+            return self.segments().next().map(|segment| segment.data.len());
         }
         if self.complete == 0 {
             return None;
         }
         let mut len = 0usize;
-        for segment in &self.segments {
+        for segment in self.segments() {
             len = len.saturating_add(segment.data.len());
             if segment.frg == 0 {
                 break;
@@ -170,19 +174,28 @@ impl ReadQueue {
 
     /// Throws everything away.
     pub(crate) fn clear(&mut self) {
-        self.segments.clear();
+        self.unread.clear();
         self.complete = 0;
         self.bytes = 0;
-        self.release();
     }
 
     fn release(&mut self) {
-        if self.segments.is_empty() {
+        if self.segments().next().is_none() {
             // An idle session keeps no buffer.
-            self.segments.shrink_to(0);
-            self.chunk = BytesMut::new();
+            self.unread.clear();
         }
     }
+}
+
+/// A message of several segments, of which the first has been taken.
+fn join(first: Received, segments: &mut VecDeque<Received>) -> Bytes {
+    let mut message = BytesMut::with_capacity(first.data.len().saturating_mul(usize::from(first.frg) + 1));
+    let mut part = Some(first);
+    while let Some(segment) = part {
+        message.extend_from_slice(&segment.data);
+        part = if segment.frg == 0 { None } else { segments.pop_front() };
+    }
+    message.freeze()
 }
 
 #[cfg(test)]
@@ -264,5 +277,60 @@ mod tests {
         // Stream mode ignores the numbers.
         queue.push(true, segment(200, b"z")).unwrap();
         assert_eq!(queue.read(true, &mut [0; 8]), 1);
+    }
+
+    /// Fragments of random messages in, reads of random kinds out: what comes out is what a list of byte strings gives.
+    #[test]
+    fn same_as_a_list_of_messages() {
+        for seed in 0..200u64 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let stream = seed % 2 == 0;
+            let mut queue = ReadQueue::default();
+            // Whole messages that were not read yet; in stream mode their bytes.
+            let mut oracle: alloc::collections::VecDeque<alloc::vec::Vec<u8>> =
+                alloc::collections::VecDeque::new();
+            for step in 0..300u64 {
+                if rng.chance(50) {
+                    let fragments = if stream { 1 } else { 1 + rng.below(4) };
+                    let mut message = vec![];
+                    for frg in (0..fragments).rev() {
+                        // Of a longer message no fragment is empty, and a stream's empty segments never get here.
+                        let len = rng.below(6) + u64::from(stream || fragments > 1);
+                        let data: alloc::vec::Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
+                        message.extend_from_slice(&data);
+                        let data = if rng.chance(50) { queue.copy(&data) } else { data.into() };
+                        queue.push(stream, Received { frg: frg as u8, data }).unwrap();
+                    }
+                    oracle.push_back(message);
+                } else if rng.chance(70) {
+                    let len = rng.below(9) as usize;
+                    let (mut seen, mut buf) = (vec![0; len], vec![0; len]);
+                    let n = queue.peek(stream, &mut seen);
+                    assert_eq!(queue.read(stream, &mut buf), n, "seed {seed} step {step}");
+                    assert_eq!(seen[..n], buf[..n]);
+                    let mut expected = vec![];
+                    while len > 0
+                        && expected.len() < len
+                        && let Some(front) = oracle.front_mut()
+                    {
+                        let take = front.len().min(len - expected.len());
+                        expected.extend(front.drain(..take));
+                        let ended = front.is_empty();
+                        if ended {
+                            oracle.pop_front();
+                        }
+                        if !(stream || ended && expected.is_empty()) {
+                            break;
+                        }
+                    }
+                    assert_eq!(buf[..n], expected, "seed {seed} step {step}");
+                } else if !stream {
+                    assert_eq!(queue.peek_len(stream), oracle.front().map(alloc::vec::Vec::len));
+                    assert_eq!(queue.pop_message(stream).map(|m| m.to_vec()), oracle.pop_front());
+                }
+                assert_eq!(queue.bytes(), oracle.iter().map(alloc::vec::Vec::len).sum::<usize>());
+                assert_eq!(queue.is_readable(stream), !oracle.is_empty(), "seed {seed} step {step}");
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use core::cmp::Reverse;
 
 use bytes::Bytes;
 
+use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
 
@@ -31,7 +32,7 @@ pub(crate) struct Slot {
     /// `ts` of the latest transmission, which its ACK echoes.
     ts: u32,
     /// Time of the latest transmission.
-    sent_at: Timestamp,
+    pub(crate) sent_at: Timestamp,
     /// Position of the latest transmission in send order.
     order: u64,
     /// Microseconds; grows with every timeout. Only meaningful once `xmit > 1`.
@@ -91,12 +92,19 @@ pub(crate) struct Inflight {
     unacked: u32,
     /// Transmissions so far; the next one's position in send order.
     next_order: u64,
-    /// Latest position in send order known to have arrived.
-    arrived: Option<u64>,
+    /// One past the latest position in send order known to have arrived.
+    arrived: u64,
     /// Before it, no slot with one transmission can newly be found lost.
     loss_cursor: Seq,
     /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
     rto_cursor: Seq,
+    /// There since something was sent again, or a copy rode along, until nothing is in flight.
+    repairs: Rare<Repairs>,
+}
+
+/// What is kept of segments that are lost, or were sent more than once.
+#[derive(Debug, Default)]
+struct Repairs {
     /// Retransmissions in send order: (order, sn); stale unless the slot's order is the same.
     resent: VecDeque<(u64, Seq)>,
     /// RTO deadlines of retransmissions: (deadline, order, sn); stale as above.
@@ -118,15 +126,10 @@ impl Inflight {
             bytes: 0,
             unacked: 0,
             next_order: 0,
-            arrived: None,
+            arrived: 0,
             loss_cursor: una,
             rto_cursor: una,
-            resent: VecDeque::new(),
-            deadlines: BinaryHeap::new(),
-            due: VecDeque::new(),
-            stalled: VecDeque::new(),
-            others: VecDeque::new(),
-            fragile: VecDeque::new(),
+            repairs: Rare::none(),
         }
     }
 
@@ -161,11 +164,16 @@ impl Inflight {
     }
 
     fn get(&self, sn: Seq) -> Option<&Slot> {
-        self.slots.get(sn.offset_from(self.una)?)
+        find(&self.slots, self.una, sn)
     }
 
     fn get_mut(&mut self, sn: Seq) -> Option<&mut Slot> {
-        self.slots.get_mut(sn.offset_from(self.una)?)
+        find_mut(&mut self.slots, self.una, sn)
+    }
+
+    /// Position `order` in send order is known to have arrived.
+    fn has_arrived(&mut self, order: u64) {
+        self.arrived = self.arrived.max(order.wrapping_add(1));
     }
 
     /// Takes a new segment, whose first transmission happens now; returns its sn.
@@ -203,7 +211,8 @@ impl Inflight {
     }
 
     fn other_at(&self, sn: Seq, ts: u32) -> Option<Timestamp> {
-        self.others.iter().rev().find(|ride| ride.sn == sn && ride.ts == ts).map(|ride| ride.sent_at)
+        let others = &self.repairs.get()?.others;
+        others.iter().rev().find(|ride| ride.sn == sn && ride.ts == ts).map(|ride| ride.sent_at)
     }
 
     /// The next segment of which a copy may ride along in a datagram that leaves anyway: of those sent again one each, some
@@ -217,12 +226,8 @@ impl Inflight {
         longest: usize,
     ) -> Option<(Seq, &Slot)> {
         let old_enough = |slot: &Slot| slot.sent_at.plus_micros(gap) <= now;
-        while let Some(&sn) = self.fragile.front() {
-            match self.get(sn).filter(|slot| !slot.acked && !slot.due && slot.rides == 0) {
-                Some(slot) if !old_enough(slot) || slot.data.len() > longest => break,
-                Some(_) => return self.get(sn).map(|slot| (sn, slot)),
-                None => _ = self.fragile.pop_front(),
-            }
+        if let Some(sn) = self.next_fragile(|slot| old_enough(slot) && slot.data.len() <= longest) {
+            return self.get(sn).map(|slot| (sn, slot));
         }
         let last = end.offset_from(self.una)?;
         let first = last.saturating_sub(usize::from(recent));
@@ -231,7 +236,8 @@ impl Inflight {
         for slot in candidates {
             let fits = !slot.data.is_empty() && slot.data.len() <= longest;
             let wanted = !slot.acked && !slot.due && slot.rides < recent && fits && old_enough(slot);
-            let mut just_now = self.others.iter().rev().take_while(|ride| ride.sent_at == now);
+            let others = self.repairs.get().into_iter().flat_map(|repairs| repairs.others.iter().rev());
+            let mut just_now = others.take_while(|ride| ride.sent_at == now);
             if wanted && !just_now.any(|ride| ride.sn == sn) {
                 return Some((sn, slot));
             }
@@ -240,24 +246,41 @@ impl Inflight {
         None
     }
 
-    fn note(&mut self, sending: Sending) {
-        if self.others.len() >= MAX_OTHERS {
-            self.others.pop_front();
+    /// The first of those that were sent again and have not ridden since, if it may ride now.
+    fn next_fragile(&mut self, may_ride: impl Fn(&Slot) -> bool) -> Option<Seq> {
+        let Self { slots, una, repairs, .. } = self;
+        let fragile = &mut repairs.get_mut()?.fragile;
+        loop {
+            let &sn = fragile.front()?;
+            let slot = find(slots, *una, sn).filter(|slot| !slot.acked && !slot.due && slot.rides == 0);
+            match slot {
+                Some(slot) => return may_ride(slot).then_some(sn),
+                None => _ = fragile.pop_front(),
+            }
         }
-        self.others.push_back(sending);
+    }
+
+    fn note(&mut self, sending: Sending) {
+        let others = &mut self.repairs.make().others;
+        if others.len() >= MAX_OTHERS {
+            others.pop_front();
+        }
+        others.push_back(sending);
     }
 
     /// Lets one copy of `sn` ride along with something later.
     pub(crate) fn protect(&mut self, sn: Seq) {
-        if self.fragile.len() < MAX_FRAGILE {
-            self.fragile.push_back(sn);
+        let fragile = &mut self.repairs.make().fragile;
+        if fragile.len() < MAX_FRAGILE {
+            fragile.push_back(sn);
         }
     }
 
     /// Books a copy of `sn`.
     pub(crate) fn rode(&mut self, sn: Seq, ts: u32, now: Timestamp) {
-        if self.fragile.front() == Some(&sn) {
-            self.fragile.pop_front();
+        let fragile = &mut self.repairs.make().fragile;
+        if fragile.front() == Some(&sn) {
+            fragile.pop_front();
         }
         self.note(Sending { sn, ts, sent_at: now });
         if let Some(slot) = self.get_mut(sn) {
@@ -281,7 +304,7 @@ impl Inflight {
         self.bytes = self.bytes.saturating_sub(data.len());
         self.unacked = self.unacked.saturating_sub(1);
         if exact {
-            self.arrived = self.arrived.max(Some(order));
+            self.has_arrived(order);
         }
         let sent_at = if exact || once { exact.then_some(sent_at) } else { self.other_at(sn, ts) };
         AckOutcome::Acked { sent_at }
@@ -299,7 +322,7 @@ impl Inflight {
             self.bytes = self.bytes.saturating_sub(slot.data.len());
             self.unacked = self.unacked.saturating_sub(1);
             if slot.xmit == 1 {
-                self.arrived = self.arrived.max(Some(slot.order));
+                self.arrived = self.arrived.max(slot.order.wrapping_add(1));
             }
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the send window")]
@@ -319,19 +342,17 @@ impl Inflight {
     /// An idle session keeps no buffer; a short pause keeps a small one.
     fn release(&mut self) {
         self.slots.shrink_to(0);
-        self.resent = VecDeque::new();
-        self.deadlines = BinaryHeap::new();
-        self.due = VecDeque::new();
-        self.stalled = VecDeque::new();
-        self.others = VecDeque::new();
-        self.fragile = VecDeque::new();
+        self.repairs.clear();
     }
 
     /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
     /// `limit`: segments sent more often are left to their timeout (0: none are).
     pub(crate) fn detect_losses(&mut self, resend: u32, limit: u32) -> u32 {
-        let Some(arrived) = self.arrived.filter(|_| resend > 0) else { return 0 };
-        let overtaken = |order: u64| order.saturating_add(u64::from(resend)) <= arrived;
+        if resend == 0 {
+            return 0;
+        }
+        let arrived = self.arrived;
+        let overtaken = |order: u64| order.saturating_add(u64::from(resend)) < arrived;
         let mut found = 0u32;
         while let Some(slot) = self.loss_cursor.offset_from(self.una).and_then(|i| self.slots.get_mut(i)) {
             if slot.xmit == 1 && !slot.acked && !slot.due {
@@ -339,26 +360,25 @@ impl Inflight {
                     break;
                 }
                 slot.due = true;
-                self.due.push_back((self.loss_cursor, Cause::Fast));
+                self.repairs.make().due.push_back((self.loss_cursor, Cause::Fast));
                 found = found.saturating_add(1);
             }
             self.loss_cursor = self.loss_cursor.next();
         }
-        while let Some(&(order, sn)) = self.resent.front() {
-            let live = self.get(sn).filter(|slot| slot.order == order && !slot.acked && !slot.due);
-            if let Some(slot) = live {
+        let Self { slots, una, repairs, .. } = self;
+        let Some(Repairs { resent, due, .. }) = repairs.get_mut() else { return found };
+        while let Some(&(order, sn)) = resent.front() {
+            if let Some(slot) = find_mut(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
                 if !overtaken(order) {
                     break;
                 }
                 if limit == 0 || slot.xmit <= limit {
-                    if let Some(slot) = self.get_mut(sn) {
-                        slot.due = true;
-                    }
-                    self.due.push_back((sn, Cause::Fast));
+                    slot.due = true;
+                    due.push_back((sn, Cause::Fast));
                     found = found.saturating_add(1);
                 }
             }
-            self.resent.pop_front();
+            resent.pop_front();
         }
         found
     }
@@ -372,33 +392,29 @@ impl Inflight {
             }
             found = found.saturating_add(u32::from(self.time_out(sn, now, first_rto)));
         }
-        while let Some(&Reverse((deadline, order, sn))) = self.deadlines.peek() {
-            if self.is_live(order, Seq::new(sn)) {
-                if deadline > now {
-                    break;
-                }
-                self.deadlines.pop();
-                found = found.saturating_add(u32::from(self.time_out(Seq::new(sn), now, first_rto)));
-            } else {
-                self.deadlines.pop();
+        while let Some((deadline, sn)) = self.repeated_deadline() {
+            if deadline > now {
+                break;
             }
+            found = found.saturating_add(u32::from(self.time_out(sn, now, first_rto)));
         }
         found
     }
 
     /// The timeout of `sn` has ended; false if it begins again, since a copy rode along later and may be on its way.
     fn time_out(&mut self, sn: Seq, now: Timestamp, first_rto: u64) -> bool {
-        let first_ride = self.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
-        let Some(slot) = self.get_mut(sn) else { return false };
+        let Self { slots, una, repairs, .. } = self;
+        let repairs = repairs.make();
+        let first_ride = repairs.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
+        let Some(slot) = find_mut(slots, *una, sn) else { return false };
         let later = first_ride.filter(|_| slot.xmit == 1 && slot.rides > 0 && !slot.deferred);
         if let Some(deadline) = later.map(|at| at.plus_micros(first_rto)).filter(|&deadline| deadline > now) {
             slot.deferred = true;
-            let order = slot.order;
-            self.deadlines.push(Reverse((deadline, order, sn.value())));
+            repairs.deadlines.push(Reverse((deadline, slot.order, sn.value())));
             return false;
         }
         slot.due = true;
-        self.due.push_back((sn, Cause::Timeout));
+        repairs.due.push_back((sn, Cause::Timeout));
         true
     }
 
@@ -408,13 +424,8 @@ impl Inflight {
         let (una, Some(slot)) = (self.una, self.slots.front_mut()) else { return };
         if slot.xmit > 1 && !slot.acked && !slot.due && slot.sent_at.plus_micros(rto) <= now {
             slot.due = true;
-            self.due.push_back((una, Cause::Fast));
+            self.repairs.make().due.push_back((una, Cause::Fast));
         }
-    }
-
-    /// Whether transmission `order` of `sn` is its latest, unacknowledged and not about to be repeated.
-    fn is_live(&self, order: u64, sn: Seq) -> bool {
-        self.get(sn).is_some_and(|slot| slot.order == order && !slot.acked && !slot.due)
     }
 
     /// The earliest deadline among segments sent once: they were sent in order of sn, so it is the first one's.
@@ -431,38 +442,51 @@ impl Inflight {
     /// When the next RTO ends; `None` when nothing is in flight, or everything in flight is acknowledged or due.
     pub(crate) fn next_deadline(&mut self, first_rto: u64) -> Option<Timestamp> {
         let first = self.first_deadline(first_rto).map(|(_, deadline)| deadline);
-        while let Some(&Reverse((deadline, order, sn))) = self.deadlines.peek() {
-            if self.is_live(order, Seq::new(sn)) {
-                return Some(first.map_or(deadline, |first| first.min(deadline)));
+        let repeated = self.repeated_deadline().map(|(deadline, _)| deadline);
+        first.into_iter().chain(repeated).min()
+    }
+
+    /// The earliest deadline among the others.
+    fn repeated_deadline(&mut self) -> Option<(Timestamp, Seq)> {
+        let Self { slots, una, repairs, .. } = self;
+        let deadlines = &mut repairs.get_mut()?.deadlines;
+        loop {
+            let &Reverse((deadline, order, sn)) = deadlines.peek()?;
+            let sn = Seq::new(sn);
+            if find(slots, *una, sn).is_some_and(|slot| slot.is_latest(order)) {
+                return Some((deadline, sn));
             }
-            self.deadlines.pop();
+            deadlines.pop();
         }
-        first
     }
 
     /// The next segment to send again.
     pub(crate) fn peek_due(&mut self) -> Option<(Seq, Cause, &Slot)> {
-        while let Some(&(sn, cause)) = self.due.front() {
-            if self.get(sn).is_some_and(|slot| !slot.acked && slot.due) {
-                return self.get(sn).map(|slot| (sn, cause, slot));
+        let Self { slots, una, repairs, .. } = self;
+        let due = &mut repairs.get_mut()?.due;
+        loop {
+            let &(sn, cause) = due.front()?;
+            if let Some(slot) = find(slots, *una, sn).filter(|slot| !slot.acked && slot.due) {
+                return Some((sn, cause, slot));
             }
-            self.due.pop_front();
+            due.pop_front();
         }
-        None
     }
 
     /// Puts aside what [`peek_due`](Self::peek_due) returned: the peer has no room for it.
     pub(crate) fn stall(&mut self) {
-        self.stalled.extend(self.due.pop_front());
+        let Repairs { stalled, due, .. } = self.repairs.make();
+        stalled.extend(due.pop_front());
     }
 
     /// What was put aside and lies within the first `window` segments is due again.
     pub(crate) fn unstall(&mut self, window: u32) {
         let una = self.una;
-        self.stalled.retain(|&(sn, cause)| {
+        let Some(Repairs { stalled, due, .. }) = self.repairs.get_mut() else { return };
+        stalled.retain(|&(sn, cause)| {
             let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= window as usize);
             if !beyond {
-                self.due.push_back((sn, cause));
+                due.push_back((sn, cause));
             }
             beyond
         });
@@ -470,13 +494,23 @@ impl Inflight {
 
     /// Whether something waits for the peer's window.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.stalled.is_empty()
+        self.repairs.get().is_some_and(|repairs| !repairs.stalled.is_empty())
     }
 
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
-    /// to the next one after a timeout; `rto` is that of a segment sent now.
-    pub(crate) fn resent(&mut self, ts: u32, now: Timestamp, rto: u64, backoff: impl Fn(u64) -> u64) {
-        let Some((sn, cause)) = self.due.pop_front() else { return };
+    /// to the next one after a timeout; `rto` is that of a segment sent now. `protect`: a copy of a small one rides along with
+    /// something later.
+    pub(crate) fn resent(
+        &mut self,
+        ts: u32,
+        now: Timestamp,
+        rto: u64,
+        backoff: impl Fn(u64) -> u64,
+        protect: bool,
+    ) {
+        let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else {
+            return;
+        };
         let order = self.take_order();
         let Some(slot) = self.get_mut(sn) else { return };
         let last = if slot.xmit == 1 { rto } else { slot.rto };
@@ -492,25 +526,40 @@ impl Inflight {
         slot.order = order;
         slot.rides = 0;
         slot.deferred = false;
-        let small = slot.data.len() <= SMALL;
+        let ride = protect && slot.data.len() <= SMALL;
         let deadline = now.plus_micros(slot.rto);
-        self.resent.push_back((order, sn));
         self.note(before);
-        if small {
+        if ride {
             self.protect(sn);
         }
-        self.deadlines.push(Reverse((deadline, order, sn.value())));
+        let Self { slots, una, repairs, .. } = self;
+        let Repairs { resent, deadlines, .. } = repairs.make();
+        resent.push_back((order, sn));
+        deadlines.push(Reverse((deadline, order, sn.value())));
         // Stale entries lie below live ones; keep both structures in proportion to the window.
-        if self.deadlines.len() > self.slots.len().saturating_mul(2).saturating_add(64) {
-            let mut heap = core::mem::take(&mut self.deadlines);
-            heap.retain(|&Reverse((_, order, sn))| self.is_live(order, Seq::new(sn)));
-            self.deadlines = heap;
+        let limit = slots.len().saturating_mul(2).saturating_add(64);
+        let is_live = |order, sn| find(slots, *una, sn).is_some_and(|slot| slot.is_latest(order));
+        if deadlines.len() > limit {
+            deadlines.retain(|&Reverse((_, order, sn))| is_live(order, Seq::new(sn)));
         }
-        if self.resent.len() > self.slots.len().saturating_mul(2).saturating_add(64) {
-            let mut queue = core::mem::take(&mut self.resent);
-            queue.retain(|&(order, sn)| self.is_live(order, sn));
-            self.resent = queue;
+        if resent.len() > limit {
+            resent.retain(|&(order, sn)| is_live(order, sn));
         }
+    }
+}
+
+fn find(slots: &VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&Slot> {
+    slots.get(sn.offset_from(una)?)
+}
+
+fn find_mut(slots: &mut VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&mut Slot> {
+    slots.get_mut(sn.offset_from(una)?)
+}
+
+impl Slot {
+    /// Whether transmission `order` is its latest, and it is neither acknowledged nor about to be repeated.
+    const fn is_latest(&self, order: u64) -> bool {
+        self.order == order && !self.acked && !self.due
     }
 }
 
@@ -540,7 +589,7 @@ mod tests {
         let mut out = Vec::new();
         while let Some((sn, cause, _)) = ring.peek_due() {
             out.push((sn.value(), cause));
-            ring.resent(5000, now, RTO, |rto| rto * 2);
+            ring.resent(5000, now, RTO, |rto| rto * 2, true);
         }
         out
     }
@@ -731,7 +780,7 @@ mod tests {
                     let model = naive.get_mut(&n).unwrap();
                     assert!(model.due && !model.acked);
                     assert_eq!(model.xmit, slot.xmit);
-                    ring.resent(order as u32, at(now), RTO, |rto| rto);
+                    ring.resent(order as u32, at(now), RTO, |rto| rto, true);
                     model.due = false;
                     model.xmit += 1;
                     model.order = order;

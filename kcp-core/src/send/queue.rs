@@ -4,6 +4,8 @@ use alloc::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::rare::Rare;
+
 /// A piece cut for one segment.
 #[derive(Debug)]
 pub(crate) struct Piece {
@@ -22,6 +24,17 @@ const CHUNK: usize = 64 * 1024;
 /// are two pieces joined. (`ikcp_send` re-copies the tail segment at every small write.)
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
+    /// A small write with nothing before it, which is all that an interactive session ever has. Invariant: nothing else is
+    /// queued while it is there.
+    alone: Bytes,
+    /// There while more than that is queued or in flight.
+    gathered: Rare<Gathered>,
+    /// Payload bytes in all of it.
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
     /// Whole messages, or complete chunks of the stream.
     chunks: VecDeque<Bytes>,
     /// The chunk being filled. In stream mode its bytes come after all of `chunks`; in message mode it has none, only
@@ -31,8 +44,6 @@ pub(crate) struct SendQueue {
     last_chunk: usize,
     /// Message mode: the rest of a message whose first fragment has been taken; before all of `chunks`.
     fragments: VecDeque<Piece>,
-    /// Payload bytes in all three.
-    bytes: usize,
 }
 
 impl SendQueue {
@@ -42,22 +53,25 @@ impl SendQueue {
 
     pub(crate) fn is_empty(&self) -> bool {
         // Not `bytes == 0`: an empty message is something to send.
-        self.chunks.is_empty() && self.tail.is_empty() && self.fragments.is_empty()
+        self.alone.is_empty() && self.gathered.get().is_none_or(Gathered::is_empty)
     }
 
     /// Segments that the queue would take at this mss.
     pub(crate) fn segments(&self, stream: bool, mss: usize) -> usize {
         if stream {
-            self.bytes.div_ceil(mss.max(1))
-        } else {
-            let whole = self.chunks.iter().map(|chunk| fragments_of(chunk.len(), mss));
-            whole.sum::<usize>().saturating_add(self.fragments.len())
+            return self.bytes.div_ceil(mss.max(1));
         }
+        let gathered = self.gathered.get().map_or(0, |gathered| {
+            let whole = gathered.chunks.iter().map(|chunk| fragments_of(chunk.len(), mss));
+            whole.sum::<usize>().saturating_add(gathered.fragments.len())
+        });
+        gathered.saturating_add(if self.alone.is_empty() { 0 } else { fragments_of(self.alone.len(), mss) })
     }
 
     /// Messages or chunks held: empty messages have no bytes, so memory is bounded by this as well.
     pub(crate) fn entries(&self) -> usize {
-        self.chunks.len().saturating_add(self.fragments.len())
+        let gathered = self.gathered.get().map_or(0, |it| it.chunks.len().saturating_add(it.fragments.len()));
+        gathered.saturating_add(usize::from(!self.alone.is_empty()))
     }
 
     /// Payload length of the next segment that [`take`](Self::take) would cut.
@@ -65,19 +79,84 @@ impl SendQueue {
         if stream {
             return (self.bytes > 0).then(|| self.bytes.min(mss));
         }
-        match self.fragments.front() {
+        if !self.alone.is_empty() {
+            return Some(self.alone.len().min(mss));
+        }
+        let gathered = self.gathered.get()?;
+        match gathered.fragments.front() {
             Some(piece) => Some(piece.data.len()),
-            None => self.chunks.front().map(|message| message.len().min(mss)),
+            None => gathered.chunks.front().map(|message| message.len().min(mss)),
         }
     }
 
     /// Appends to the stream.
-    pub(crate) fn push_bytes(&mut self, mut buf: &[u8], mss: usize) {
-        self.bytes = self.bytes.saturating_add(buf.len());
+    pub(crate) fn push_bytes(&mut self, buf: &[u8], mss: usize) {
         if self.is_small_and_alone(buf.len(), mss) {
-            self.chunks.push_back(Bytes::copy_from_slice(buf));
-            return;
+            self.alone = Bytes::copy_from_slice(buf);
+        } else {
+            self.gather().push_bytes(buf, mss);
         }
+        self.bytes = self.bytes.saturating_add(buf.len());
+    }
+
+    /// An interactive write with nothing queued leaves at once: an exact copy is all it needs.
+    fn is_small_and_alone(&self, len: usize, mss: usize) -> bool {
+        let gathering = || self.gathered.get().is_some_and(|gathered| gathered.tail.capacity() > 0);
+        len > 0 && len <= mss / 2 && self.is_empty() && !gathering()
+    }
+
+    /// Where everything else goes, behind what was alone.
+    fn gather(&mut self) -> &mut Gathered {
+        let gathered = self.gathered.make();
+        if !self.alone.is_empty() {
+            gathered.chunks.push_back(core::mem::take(&mut self.alone));
+        }
+        gathered
+    }
+
+    /// Appends a message, possibly empty.
+    pub(crate) fn push_message(&mut self, msg: Bytes) {
+        self.bytes = self.bytes.saturating_add(msg.len());
+        self.gather().chunks.push_back(msg);
+    }
+
+    /// Appends a copy of a message, possibly empty.
+    pub(crate) fn copy_message(&mut self, msg: &[u8], mss: usize) {
+        if self.is_small_and_alone(msg.len(), mss) {
+            self.alone = Bytes::copy_from_slice(msg);
+        } else {
+            self.gather().copy_message(msg);
+        }
+        self.bytes = self.bytes.saturating_add(msg.len());
+    }
+
+    /// Nothing is in flight any more: an idle session keeps no chunk.
+    pub(crate) fn release(&mut self) {
+        if self.gathered.get().is_some_and(Gathered::is_empty) {
+            self.gathered.clear();
+        }
+    }
+
+    /// Cuts the next segment's payload: at most `longest` bytes, which is less than `mss` while little may be sent.
+    pub(crate) fn take(&mut self, stream: bool, mss: usize, longest: usize) -> Option<Piece> {
+        let piece = if !self.alone.is_empty() && self.alone.len() <= longest {
+            Piece { frg: 0, data: core::mem::take(&mut self.alone) }
+        } else if stream {
+            self.gather().take_stream(longest)?
+        } else {
+            self.gather().take_fragment(mss, longest)?
+        };
+        self.bytes = self.bytes.saturating_sub(piece.data.len());
+        Some(piece)
+    }
+}
+
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.tail.is_empty() && self.fragments.is_empty()
+    }
+
+    fn push_bytes(&mut self, mut buf: &[u8], mss: usize) {
         while !buf.is_empty() {
             let room = self.tail.capacity().saturating_sub(self.tail.len());
             if room == 0 {
@@ -98,48 +177,22 @@ impl SendQueue {
         }
     }
 
-    /// An interactive write with nothing queued leaves at once: an exact copy is all it needs.
-    fn is_small_and_alone(&self, len: usize, mss: usize) -> bool {
-        len > 0 && len <= mss / 2 && self.is_empty() && self.tail.capacity() == 0
-    }
-
     fn grow(&mut self, need: usize, wanted: usize) {
         self.last_chunk = need.max(wanted);
         self.tail = BytesMut::with_capacity(self.last_chunk);
     }
 
-    /// Appends a message, possibly empty.
-    pub(crate) fn push_message(&mut self, msg: Bytes) {
-        self.bytes = self.bytes.saturating_add(msg.len());
-        self.chunks.push_back(msg);
-    }
-
-    /// Appends a copy of a message, possibly empty.
-    pub(crate) fn copy_message(&mut self, msg: &[u8], mss: usize) {
-        if msg.len() > CHUNK / 2 || self.is_small_and_alone(msg.len(), mss) {
-            return self.push_message(Bytes::copy_from_slice(msg));
+    fn copy_message(&mut self, msg: &[u8]) {
+        if msg.len() > CHUNK / 2 {
+            self.chunks.push_back(Bytes::copy_from_slice(msg));
+            return;
         }
         if self.tail.capacity() < msg.len() {
             self.grow(msg.len(), self.last_chunk.saturating_mul(2).min(CHUNK));
         }
         self.tail.extend_from_slice(msg);
         let copy = self.tail.split().freeze();
-        self.push_message(copy);
-    }
-
-    /// Nothing is in flight any more: an idle session keeps no chunk.
-    pub(crate) fn release(&mut self) {
-        if self.tail.is_empty() {
-            self.tail = BytesMut::new();
-            self.last_chunk = 0;
-        }
-    }
-
-    /// Cuts the next segment's payload: at most `longest` bytes, which is less than `mss` while little may be sent.
-    pub(crate) fn take(&mut self, stream: bool, mss: usize, longest: usize) -> Option<Piece> {
-        let piece = if stream { self.take_stream(longest) } else { self.take_fragment(mss, longest) }?;
-        self.bytes = self.bytes.saturating_sub(piece.data.len());
-        Some(piece)
+        self.chunks.push_back(copy);
     }
 
     fn take_stream(&mut self, mss: usize) -> Option<Piece> {
@@ -220,7 +273,7 @@ mod tests {
             assert_eq!(pieces.into_iter().flat_map(|(_, p)| p).collect::<Vec<_>>(), data);
             assert!(queue.is_empty() && queue.bytes() == 0);
             queue.release();
-            assert_eq!((queue.tail.capacity(), queue.last_chunk), (0, 0));
+            assert!(queue.gathered.get().is_none());
         }
     }
 
@@ -230,7 +283,7 @@ mod tests {
         for i in 0..200u8 {
             queue.copy_message(&vec![i; 1000], 1376);
         }
-        assert_eq!(queue.last_chunk, CHUNK);
+        assert_eq!(queue.gathered.get().unwrap().last_chunk, CHUNK);
         let got = drain(&mut queue, false, 1376);
         assert!((0..200u8).zip(&got).all(|(i, (frg, data))| *frg == 0 && *data == vec![i; 1000]));
         // In one chunk: neighbours in memory.
@@ -238,7 +291,9 @@ mod tests {
         queue.release();
         queue.copy_message(b"alone", 1376);
         queue.copy_message(b"", 1376);
-        assert_eq!((queue.tail.capacity(), queue.entries()), (0, 2));
+        assert_eq!((&queue.alone[..], queue.entries()), (&b""[..], 2));
+        assert_eq!(queue.gathered.get().unwrap().tail.capacity(), 0);
+        assert_eq!(drain(&mut queue, false, 1376), [(0, b"alone".to_vec()), (0, vec![])]);
     }
 
     #[test]
@@ -268,5 +323,56 @@ mod tests {
         let rest = drain(&mut queue, false, 30);
         assert_eq!(rest.iter().map(|(f, p)| (*f, p.len())).collect::<Vec<_>>(), [(1, 100), (0, 50), (0, 0)]);
         assert!(queue.is_empty());
+    }
+
+    /// Writes of any size and kind in, segments of any length out, while the mss changes: the bytes are those written, in order
+    /// and with their boundaries.
+    #[test]
+    fn same_as_a_plain_list() {
+        for seed in 0..200u64 {
+            let mut rng = crate::tests::Rng::new(seed);
+            let stream = seed % 2 == 0;
+            let mut queue = SendQueue::default();
+            let (mut written, mut taken) = (vec![vec![]], vec![vec![]]);
+            for _ in 0..300 {
+                let mss = [1, 7, 50][rng.below(3) as usize];
+                if rng.chance(40) {
+                    let data: Vec<u8> = (0..rng.below(60)).map(|_| rng.next() as u8).collect();
+                    match rng.below(2) {
+                        _ if stream => queue.push_bytes(&data, mss),
+                        0 => queue.copy_message(&data, mss),
+                        _ => queue.push_message(data.clone().into()),
+                    }
+                    if stream {
+                        written[0].extend(data);
+                    } else {
+                        written.insert(written.len() - 1, data);
+                    }
+                } else {
+                    let longest = 1 + rng.below(mss as u64) as usize;
+                    let next = queue.next_len(stream, longest);
+                    let Some(piece) = queue.take(stream, mss, longest) else {
+                        assert!(queue.is_empty() && next.is_none());
+                        continue;
+                    };
+                    // Fragments but the first were cut together, at the mss of that time.
+                    assert!(piece.data.len() <= longest || (!stream && piece.data.len() <= 50));
+                    assert_eq!(Some(piece.data.len()), next);
+                    taken.last_mut().unwrap().extend_from_slice(&piece.data);
+                    if !stream && piece.frg == 0 {
+                        taken.push(vec![]);
+                    }
+                }
+                let bytes = |lists: &[Vec<u8>]| lists.iter().map(Vec::len).sum::<usize>();
+                assert_eq!(queue.bytes(), bytes(&written) - bytes(&taken));
+            }
+            while let Some(piece) = queue.take(stream, 9, 9) {
+                taken.last_mut().unwrap().extend_from_slice(&piece.data);
+                if !stream && piece.frg == 0 {
+                    taken.push(vec![]);
+                }
+            }
+            assert_eq!(taken, written, "seed {seed}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::engine::Engine;
+use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
 use crate::wire::control::{Control, DATAGRAM_OVERHEAD, MAGIC, controls, pad};
@@ -33,9 +34,10 @@ const DATAGRAM_BUFFER: usize = 64 * 1024;
 const DATAGRAM_COST: usize = 64;
 
 /// Our own end of the stream.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, Debug, Default)]
 enum Fin {
     /// Not sent yet.
+    #[default]
     Open,
     Sent {
         sn: Seq,
@@ -102,30 +104,85 @@ pub(super) struct Extension {
     denial: Option<(Seq, u32)>,
     /// The session is open, and neither a hello's answer nor a plain peer's has come: when to repeat it.
     next_hello: Option<Timestamp>,
-    fin: Fin,
-    /// The peer's stream ends before this sn.
-    peer_fin: Option<Seq>,
     /// Repeats the answer to a hello until the peer proves that it came: when, and the wait after it. Whoever dialled may
     /// have nothing to say first.
     repeat_ack: Option<(Timestamp, u64)>,
     /// The peer has shown the token that our answer to its hello brought: it came. An echo of data proves the address, but
     /// not that.
     answer_came: bool,
-    /// Owed: the answer to a hello, ours to its answer, to a `Fin`, a `Ping`, a challenge; a reset.
+    /// Owed: the answer to a hello, ours to its answer, to a `Ping`; a reset.
     hello_ack: bool,
     token: bool,
-    fin_ack: Option<Seq>,
     pong: Option<u64>,
-    path_response: Option<u64>,
     reset: bool,
     /// A keepalive is owed; the nonce of the latest one.
     ping_owed: bool,
     ping: Option<u64>,
+    seldom: Rare<Seldom>,
+}
+
+/// What most sessions have only at their end, or never.
+#[derive(Debug, Default)]
+struct Seldom {
+    fin: Fin,
+    /// The peer's stream ends before this sn.
+    peer_fin: Option<Seq>,
+    /// Owed: the answers to a `Fin` and to a challenge.
+    fin_ack: Option<Seq>,
+    path_response: Option<u64>,
     wrong_resets: u32,
     ignore_resets_until: Timestamp,
     out: DatagramQueue,
     inbox: DatagramQueue,
-    pub(super) datagrams_dropped: u64,
+    datagrams_dropped: u64,
+}
+
+/// With a small mtu not all that is owed fits one datagram: the rest leaves with the next. A record is `RECORD_OVERHEAD` and so
+/// many numbers.
+fn has_room(payload: &[u8], numbers: usize, limit: usize) -> bool {
+    let len = payload.len().saturating_add(RECORD_OVERHEAD).saturating_add(numbers.saturating_mul(8));
+    payload.len() == 1 || len <= limit
+}
+
+impl Seldom {
+    fn is_owed(&self) -> bool {
+        self.fin_ack.is_some() || self.path_response.is_some() || !self.out.queue.is_empty()
+    }
+
+    /// Appends what is owed, but for datagrams, and fits.
+    fn answer(&mut self, now: Timestamp, token: u64, limit: usize, payload: &mut Vec<u8>) {
+        if let Fin::Sent { sn, next, wait, .. } = &mut self.fin
+            && *next <= now
+            && has_room(payload, 2, limit)
+        {
+            Control::Fin { sn: *sn, token }.encode(payload);
+            *next = now.plus_micros(*wait);
+            *wait = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
+        }
+        if has_room(payload, 2, limit)
+            && let Some(sn) = self.fin_ack.take()
+        {
+            Control::FinAck { sn, token }.encode(payload);
+        }
+        if has_room(payload, 2, limit)
+            && let Some(nonce) = self.path_response.take()
+        {
+            Control::PathResponse { nonce, token }.encode(payload);
+        }
+    }
+
+    /// Appends datagrams up to `limit` bytes of payload, one of any length at least.
+    fn fill(&mut self, limit: usize, payload: &mut Vec<u8>) {
+        while let Some(data) = self.out.queue.front() {
+            let len = payload.len().saturating_add(data.len()).saturating_add(DATAGRAM_OVERHEAD);
+            if payload.len() > 1 && len > limit {
+                break;
+            }
+            if let Some(data) = self.out.pop() {
+                Control::Datagram(&data).encode(payload);
+            }
+        }
+    }
 }
 
 impl Extension {
@@ -138,23 +195,15 @@ impl Extension {
             on_since: None,
             denial: None,
             next_hello: None,
-            fin: Fin::Open,
-            peer_fin: None,
             repeat_ack: None,
             answer_came: false,
             hello_ack: false,
             token: false,
-            fin_ack: None,
             pong: None,
-            path_response: None,
             reset: false,
             ping_owed: false,
             ping: None,
-            wrong_resets: 0,
-            ignore_resets_until: Timestamp::ZERO,
-            out: DatagramQueue::default(),
-            inbox: DatagramQueue::default(),
-            datagrams_dropped: 0,
+            seldom: Rare::none(),
         }
     }
 
@@ -273,18 +322,21 @@ impl Extension {
                 return self.on_fin(sn, engine);
             }
             Control::FinAck { sn, token }
-                if token == self.own && matches!(self.fin, Fin::Sent { sn: sent, .. } if sent == sn) =>
+                if token == self.own && matches!(self.fin(), Fin::Sent { sn: sent, .. } if sent == sn) =>
             {
-                self.fin = Fin::Acked;
+                self.seldom.make().fin = Fin::Acked;
                 self.answer_came = true;
                 engine.validate();
             }
             Control::Ping { nonce } => self.pong = Some(nonce),
             Control::Pong { nonce } if Some(nonce) == self.ping => self.ping = None,
-            Control::PathChallenge { nonce } if self.hellos.is_some() => self.path_response = Some(nonce),
+            Control::PathChallenge { nonce } if self.hellos.is_some() => {
+                self.seldom.make().path_response = Some(nonce);
+            }
             Control::Datagram(data) => {
-                let dropped = self.inbox.push(Bytes::copy_from_slice(data));
-                self.datagrams_dropped = self.datagrams_dropped.wrapping_add(dropped);
+                let seldom = self.seldom.make();
+                let dropped = seldom.inbox.push(Bytes::copy_from_slice(data));
+                seldom.datagrams_dropped = seldom.datagrams_dropped.wrapping_add(dropped);
             }
             _ => {}
         }
@@ -293,54 +345,68 @@ impl Extension {
 
     /// A right one ends the session; guessing is made hopeless.
     fn on_reset(&mut self, now: Timestamp, proven: bool) -> Verdict {
-        if now < self.ignore_resets_until {
+        let seldom = self.seldom.make();
+        if now < seldom.ignore_resets_until {
             return Verdict::Nothing;
         }
         if proven {
             return Verdict::Reset;
         }
-        self.wrong_resets = self.wrong_resets.saturating_add(1);
-        if self.wrong_resets >= MAX_WRONG_RESETS {
-            self.wrong_resets = 0;
-            self.ignore_resets_until = now.plus_micros(RESET_DEAFNESS);
+        seldom.wrong_resets = seldom.wrong_resets.saturating_add(1);
+        if seldom.wrong_resets >= MAX_WRONG_RESETS {
+            seldom.wrong_resets = 0;
+            seldom.ignore_resets_until = now.plus_micros(RESET_DEAFNESS);
         }
         Verdict::Nothing
     }
 
     fn on_fin(&mut self, sn: Seq, engine: &Engine) -> Verdict {
-        match self.peer_fin {
+        match self.peer_fin() {
             Some(known) if known != sn => return Verdict::Broken,
             None if engine.has_received_from(sn) => return Verdict::Broken,
             _ => {}
         }
-        self.peer_fin = Some(sn);
-        self.fin_ack = Some(sn);
+        let seldom = self.seldom.make();
+        seldom.peer_fin = Some(sn);
+        seldom.fin_ack = Some(sn);
         Verdict::Nothing
     }
 
     /// Whether the peer has sent beyond the end that it announced.
     pub(super) fn is_contradicted(&self, engine: &Engine) -> bool {
-        self.peer_fin.is_some_and(|sn| engine.has_received_from(sn))
+        self.peer_fin().is_some_and(|sn| engine.has_received_from(sn))
+    }
+
+    fn peer_fin(&self) -> Option<Seq> {
+        self.seldom.get()?.peer_fin
+    }
+
+    fn fin(&self) -> Fin {
+        self.seldom.get().map_or(Fin::Open, |seldom| seldom.fin)
+    }
+
+    fn fin_ack(&self) -> Option<Seq> {
+        self.seldom.get()?.fin_ack
     }
 
     /// The peer's stream has ended, and all of it has arrived.
     pub(super) fn is_complete(&self, engine: &Engine) -> bool {
-        self.peer_fin == Some(engine.una())
+        self.peer_fin() == Some(engine.una())
     }
 
     /// The peer knows that our stream has ended.
-    pub(super) const fn is_fin_acked(&self) -> bool {
-        matches!(self.fin, Fin::Acked)
+    pub(super) fn is_fin_acked(&self) -> bool {
+        matches!(self.fin(), Fin::Acked)
     }
 
     /// Everything is said in both directions.
     pub(super) fn is_finished(&self, engine: &Engine) -> bool {
-        self.is_fin_acked() && engine.is_drained() && self.is_complete(engine) && self.fin_ack.is_none()
+        self.is_fin_acked() && engine.is_drained() && self.is_complete(engine) && self.fin_ack().is_none()
     }
 
     /// Since when our end of stream has waited for its acknowledgement.
-    pub(super) const fn fin_since(&self) -> Option<Timestamp> {
-        match self.fin {
+    pub(super) fn fin_since(&self) -> Option<Timestamp> {
+        match self.fin() {
             Fin::Sent { since, .. } => Some(since),
             _ => None,
         }
@@ -362,16 +428,21 @@ impl Extension {
     }
 
     pub(super) fn send_datagram(&mut self, data: Bytes) {
-        let dropped = self.out.push(data);
-        self.datagrams_dropped = self.datagrams_dropped.wrapping_add(dropped);
+        let seldom = self.seldom.make();
+        let dropped = seldom.out.push(data);
+        seldom.datagrams_dropped = seldom.datagrams_dropped.wrapping_add(dropped);
     }
 
     pub(super) fn recv_datagram(&mut self) -> Option<Bytes> {
-        self.inbox.pop()
+        self.seldom.get_mut()?.inbox.pop()
     }
 
     pub(super) fn has_datagram(&self) -> bool {
-        !self.inbox.queue.is_empty()
+        self.seldom.get().is_some_and(|seldom| !seldom.inbox.queue.is_empty())
+    }
+
+    pub(super) fn datagrams_dropped(&self) -> u64 {
+        self.seldom.get().map_or(0, |seldom| seldom.datagrams_dropped)
     }
 
     /// Longest unreliable datagram at this mtu.
@@ -386,14 +457,12 @@ impl Extension {
             || self.token
             || self.reset
             || self.ping_owed
-            || self.fin_ack.is_some()
             || self.pong.is_some()
-            || self.path_response.is_some()
-            || !self.out.queue.is_empty();
+            || self.seldom.get().is_some_and(Seldom::is_owed);
         if owed || self.is_fin_due(shutdown, engine) {
             return Some(Timestamp::ZERO);
         }
-        let fin = match self.fin {
+        let fin = match self.fin() {
             Fin::Sent { next, .. } => Some(next),
             _ => None,
         };
@@ -402,7 +471,7 @@ impl Extension {
     }
 
     fn is_fin_due(&self, shutdown: bool, engine: &Engine) -> bool {
-        shutdown && self.is_on() && matches!(self.fin, Fin::Open) && engine.is_all_sent()
+        shutdown && self.is_on() && matches!(self.fin(), Fin::Open) && engine.is_all_sent()
     }
 
     /// The next control payload to send, and the command that carries it. `limit`: bytes of a payload.
@@ -428,15 +497,10 @@ impl Extension {
         }
         if self.is_fin_due(shutdown, engine) {
             let wait = engine.rto().clamp(MIN_FIN_WAIT, MAX_FIN_WAIT);
-            self.fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
+            self.seldom.make().fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
         }
         let repeat = !self.answer_came && self.repeat_ack.is_some_and(|(at, _)| at <= now);
-        // With a small mtu not all that is owed fits one datagram: the rest leaves with the next. Bytes: `RECORD_OVERHEAD` and
-        // so many numbers.
-        let room = |payload: &Vec<u8>, numbers: usize| {
-            let len = payload.len().saturating_add(RECORD_OVERHEAD).saturating_add(numbers.saturating_mul(8));
-            payload.len() == 1 || len <= limit
-        };
+        let room = |payload: &[u8], numbers| has_room(payload, numbers, limit);
         if (core::mem::take(&mut self.hello_ack) || repeat)
             && let Some(echo) = self.peer
         {
@@ -449,23 +513,8 @@ impl Extension {
             if room(&payload, 1) && core::mem::take(&mut self.token) {
                 Control::Token { token }.encode(&mut payload);
             }
-            if let Fin::Sent { sn, next, wait, since } = self.fin
-                && next <= now
-                && room(&payload, 2)
-            {
-                Control::Fin { sn, token }.encode(&mut payload);
-                let longer = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
-                self.fin = Fin::Sent { sn, next: now.plus_micros(wait), wait: longer, since };
-            }
-            if room(&payload, 2)
-                && let Some(sn) = self.fin_ack.take()
-            {
-                Control::FinAck { sn, token }.encode(&mut payload);
-            }
-            if room(&payload, 2)
-                && let Some(nonce) = self.path_response.take()
-            {
-                Control::PathResponse { nonce, token }.encode(&mut payload);
+            if let Some(seldom) = self.seldom.get_mut() {
+                seldom.answer(now, token, limit, &mut payload);
             }
             if room(&payload, 1) && core::mem::take(&mut self.reset) {
                 Control::Reset { proof: token }.encode(&mut payload);
@@ -480,14 +529,8 @@ impl Extension {
                 cmd = Command::Wask;
                 Control::Ping { nonce }.encode(&mut payload);
             }
-            while let Some(data) = self.out.queue.front() {
-                let len = payload.len().saturating_add(data.len()).saturating_add(DATAGRAM_OVERHEAD);
-                if payload.len() > 1 && len > limit {
-                    break;
-                }
-                if let Some(data) = self.out.pop() {
-                    Control::Datagram(&data).encode(&mut payload);
-                }
+            if let Some(seldom) = self.seldom.get_mut() {
+                seldom.fill(limit, &mut payload);
             }
         }
         (payload.len() > 1).then_some((cmd, payload))

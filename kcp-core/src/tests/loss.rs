@@ -85,6 +85,27 @@ fn acked_segments_are_not_sent_again() {
     assert_eq!(sent(&mut end, at(120)), [(Push, 0, 1), (Push, 2, 1)]);
 }
 
+/// A segment that is lost time after time on a path that lets others through has not met a dead link.
+#[test]
+fn a_link_that_acknowledges_something_is_not_dead() {
+    let mut end = lone(quiet().dead_link(4).user_timeout(None));
+    let mut repeated = 0;
+    for round in 0..8u64 {
+        end.write(at(round * 3_000), b"x").unwrap();
+        for (_, sn, _) in sent(&mut end, at(round * 3_000)) {
+            repeated += u32::from(sn == 0);
+        }
+        if round > 0 {
+            ack(&mut end, at(round * 3_000 + 1), round as u32);
+        }
+        for (_, sn, _) in sent(&mut end, at(round * 3_000 + 2)) {
+            repeated += u32::from(sn == 0);
+        }
+    }
+    assert!(repeated > 4, "{repeated} transmissions of the first");
+    assert_eq!(end.close_reason(), None);
+}
+
 #[test]
 fn dead_link_is_reported() {
     let mut end = lone(quiet().dead_link(4).user_timeout(None));

@@ -1,6 +1,7 @@
 //! Scenarios of two ends over an emulated link, in virtual time; sequence numbers and the wire's clock start just
 //! below 2^32.
 
+mod api;
 mod classic;
 mod hostile;
 mod liveness;

@@ -222,6 +222,12 @@ impl Crypt {
         Self { cipher, method: Arc::new(method(cipher, &key)) }
     }
 
+    /// Whether this is the same key, as a clone of it is. Two that were made of the same password count as different.
+    #[must_use]
+    pub fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.method, &other.method)
+    }
+
     /// The cipher.
     #[must_use]
     pub const fn cipher(&self) -> Cipher {

@@ -1,5 +1,6 @@
 //! What the driver needs of a datagram socket.
 
+mod marked;
 mod readiness;
 mod udp;
 
@@ -8,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-pub(crate) use udp::{UdpIo, bind};
+pub(crate) use udp::{UdpIo, bind, bind_group};
 
 /// A datagram transport: a UDP socket, an in-memory network, or anything that carries datagrams between addresses.
 ///
@@ -31,6 +32,15 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
     /// `WouldBlock` when nothing was sent for lack of room. Any other error means that the run is lost from there on.
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize>;
 
+    /// Sends one datagram to each of several addresses, in order, with as few system calls as it can; returns how many were
+    /// sent, at least one. The default sends them one by one.
+    ///
+    /// # Errors
+    /// The first datagram's: it was not sent. One further back shows when it is the first.
+    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        one_by_one(self, datagrams)
+    }
+
     /// Ready when a send may succeed again after `WouldBlock`.
     ///
     /// # Errors
@@ -48,6 +58,11 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
         1
     }
 
+    /// What the system was found not to offer, so that the socket does without: calls for several datagrams at once.
+    fn refused(&self) -> u64 {
+        0
+    }
+
     /// Whether a receive error means that this socket will never receive again.
     fn is_fatal(&self, error: &io::Error) -> bool {
         // "Bad file descriptor" and "not a socket", which have no kind of their own.
@@ -60,6 +75,22 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
         };
         gone || matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::Unsupported)
     }
+}
+
+/// Up to the first that cannot be sent.
+fn one_by_one(
+    socket: &(impl DatagramSocket + ?Sized),
+    datagrams: &[(SocketAddr, &[u8])],
+) -> io::Result<usize> {
+    let mut sent = 0;
+    for (to, datagram) in datagrams {
+        match socket.try_send(*to, datagram, datagram.len().max(1)) {
+            Ok(_) => sent += 1,
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(sent)
 }
 
 /// Takes received datagrams: sender, datagrams back to back, stride. They may be changed in place (decrypted), and are not

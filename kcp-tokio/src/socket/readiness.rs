@@ -62,7 +62,7 @@ mod imp {
         }
 
         #[allow(clippy::unused_self, reason = "other systems have to ask")]
-        pub(crate) fn try_send(&self, send: impl FnOnce(&UdpSocket) -> io::Result<()>) -> io::Result<()> {
+        pub(crate) fn try_send<T>(&self, send: impl FnOnce(&UdpSocket) -> io::Result<T>) -> io::Result<T> {
             send(self.socket())
         }
 
@@ -118,7 +118,7 @@ mod imp {
             }
         }
 
-        pub(crate) fn try_send(&self, send: impl FnOnce(&UdpSocket) -> io::Result<()>) -> io::Result<()> {
+        pub(crate) fn try_send<T>(&self, send: impl FnOnce(&UdpSocket) -> io::Result<T>) -> io::Result<T> {
             self.io.try_io(Interest::WRITABLE, || send(&self.socket))
         }
 

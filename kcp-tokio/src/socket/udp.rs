@@ -1,13 +1,20 @@
-//! Real UDP sockets: quinn-udp for recvmmsg, GRO and GSO.
+//! Real UDP sockets: quinn-udp for recvmmsg, GRO and GSO, nix for sendmmsg, and what to do where they are refused.
 
 use std::cell::RefCell;
+use std::fmt::Debug;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use super::marked;
 use super::readiness::Readiness;
-use super::{DatagramSocket, Sink};
+use super::{DatagramSocket, Sink, one_by_one};
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use crate::config::Conv;
+use crate::config::KcpConfig;
+#[cfg(any(target_os = "android", target_os = "linux"))]
+use crate::steer::program;
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -23,55 +30,252 @@ thread_local! {
     static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A tokio UDP socket with the platform's offloads.
+/// A UDP socket with what the system offers for many datagrams at once. Whatever it refuses is done without, from then on.
 #[derive(Debug)]
-pub(crate) struct UdpIo {
+pub(crate) struct UdpIo<C = System> {
     io: Readiness,
-    state: UdpSocketState,
+    calls: C,
     /// Buffers of the next receive call.
     batch: AtomicUsize,
+    /// Refused so far.
+    no_gso: AtomicBool,
+    no_recvmmsg: AtomicBool,
+    no_sendmmsg: AtomicBool,
+}
+
+/// The system's calls for many datagrams at once; a test's double refuses them.
+pub(crate) trait Calls: Debug + Send + Sync + 'static {
+    /// How many datagrams a send takes.
+    fn max_gso_segments(&self) -> usize;
+    fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()>;
+    fn recv(
+        &self,
+        socket: &UdpSocket,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> io::Result<usize>;
+    /// One datagram to each of several peers; how many were sent.
+    fn send_each(&self, socket: &UdpSocket, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize>;
+}
+
+/// The real ones.
+#[derive(Debug)]
+pub(crate) struct System {
+    state: UdpSocketState,
+    /// With a class of service: quinn-udp would clear it in each datagram.
+    marked: bool,
+}
+
+impl Calls for System {
+    fn max_gso_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()> {
+        if self.marked {
+            return marked::send(socket, transmit.destination, transmit.contents, transmit.segment_size);
+        }
+        self.state.try_send(UdpSockRef::from(socket), transmit)
+    }
+
+    fn recv(
+        &self,
+        socket: &UdpSocket,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> io::Result<usize> {
+        self.state.recv(UdpSockRef::from(socket), buffers, meta)
+    }
+
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    fn send_each(&self, socket: &UdpSocket, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        many::send(socket, datagrams)
+    }
+
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    fn send_each(&self, _: &UdpSocket, _: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Whether the system does not know the call at all.
+fn is_missing(error: &io::Error) -> bool {
+    const ENOSYS: i32 = 38;
+    error.kind() == io::ErrorKind::Unsupported || (cfg!(unix) && error.raw_os_error() == Some(ENOSYS))
+}
+
+/// Whether it refuses to cut a train: a device without checksums, a driver's bug, an old kernel.
+fn refuses_trains(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    const EINVAL: i32 = 22;
+    matches!(error.raw_os_error(), Some(EIO | EINVAL))
+}
+
+/// `sendmmsg`: datagrams to several peers in one call.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+mod many {
+    use std::cell::RefCell;
+    use std::io::{self, IoSlice};
+    use std::net::{SocketAddr, UdpSocket};
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+
+    /// Datagrams per call.
+    const MOST: usize = 64;
+
+    thread_local! {
+        static HEADERS: RefCell<MultiHeaders<SockaddrStorage>> =
+            RefCell::new(MultiHeaders::preallocate(MOST, None));
+    }
+
+    /// How many were sent; an error is the first one's.
+    pub(super) fn send(socket: &UdpSocket, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        let datagrams = datagrams.get(..MOST).unwrap_or(datagrams);
+        let mut slices = [[IoSlice::new(&[])]; MOST];
+        let mut addrs = [None; MOST];
+        for ((slice, addr), (to, datagram)) in slices.iter_mut().zip(&mut addrs).zip(datagrams) {
+            *slice = [IoSlice::new(datagram)];
+            *addr = Some(SockaddrStorage::from(*to));
+        }
+        let (slices, addrs) = (slices.iter().take(datagrams.len()), addrs.get(..datagrams.len()));
+        HEADERS.with_borrow_mut(|headers| {
+            let flags = MsgFlags::empty();
+            let sent = sendmmsg(socket.as_raw_fd(), headers, slices, addrs.unwrap_or_default(), [], flags)?;
+            Ok(sent.count())
+        })
+    }
 }
 
 impl UdpIo {
-    /// Takes over a socket, and asks for kernel buffers of `buffer` bytes.
-    pub(crate) fn new(io: UdpSocket, buffer: usize) -> io::Result<Self> {
+    /// Takes over a socket, and asks for kernel buffers and the class of service that are configured.
+    pub(crate) fn new(io: UdpSocket, config: &KcpConfig) -> io::Result<Self> {
+        let buffer = config.socket_buffer;
+        let marked = config.dscp != 0;
+        if marked {
+            marked::set(&io, config.dscp)?;
+        }
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
+        let_fragment(&io);
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
         let _ = socket.set_recv_buffer_size(buffer);
         let _ = socket.set_send_buffer_size(buffer);
-        let granted = socket.recv_buffer_size().unwrap_or(0);
-        if granted < buffer / 2 {
-            warn_once(granted, buffer);
+        let granted = [socket.recv_buffer_size().unwrap_or(0), socket.send_buffer_size().unwrap_or(0)];
+        if let Some(sysctl) = limiting(granted, buffer) {
+            warn_once(sysctl, granted, buffer);
         }
-        Ok(Self { io: Readiness::new(io)?, state, batch: AtomicUsize::new(MIN_BATCH) })
+        Self::with(io, System { state, marked })
     }
 }
 
+impl<C: Calls> UdpIo<C> {
+    fn with(io: UdpSocket, calls: C) -> io::Result<Self> {
+        Ok(Self {
+            io: Readiness::new(io)?,
+            calls,
+            batch: AtomicUsize::new(MIN_BATCH),
+            no_gso: AtomicBool::new(false),
+            no_recvmmsg: AtomicBool::new(false),
+            no_sendmmsg: AtomicBool::new(false),
+        })
+    }
+
+    /// Datagrams that a send takes.
+    fn train(&self) -> usize {
+        if self.no_gso.load(Ordering::Relaxed) { 1 } else { self.calls.max_gso_segments().max(1) }
+    }
+}
+
+/// What to raise, if the system has granted less than half of what was asked for: receiving, sending.
+fn limiting(granted: [usize; 2], wanted: usize) -> Option<&'static str> {
+    match granted.map(|granted| granted < wanted / 2) {
+        [true, true] => Some("net.core.rmem_max and net.core.wmem_max"),
+        [true, false] => Some("net.core.rmem_max"),
+        [false, true] => Some("net.core.wmem_max"),
+        [false, false] => None,
+    }
+}
+
+/// Undoes what quinn-udp sets for QUIC, which finds out the path's mtu and cuts its packets anew. A segment of KCP keeps its length for
+/// ever: where it has become too long for the interface or the path, the system has to fragment it, as it does unless told otherwise.
+#[cfg(target_os = "linux")]
+fn let_fragment(io: &UdpSocket) {
+    use rustix::net::sockopt::{
+        Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    };
+    // Refusal is not an error: a socket has one family, or both.
+    let _ = set_ip_mtu_discover(io, Ipv4PathMtuDiscovery::WANT);
+    let _ = set_ipv6_mtu_discover(io, Ipv6PathMtuDiscovery::WANT);
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn let_fragment(_: &UdpSocket) {}
+
+/// `EMSGSIZE`, which has no kind of its own.
+fn is_too_long(error: &io::Error) -> bool {
+    cfg!(target_os = "linux") && error.raw_os_error() == Some(90)
+}
+
 /// One clear warning per process, not one per socket.
-fn warn_once(granted: usize, wanted: usize) {
+fn warn_once(sysctl: &str, [receive, send]: [usize; 2], wanted: usize) {
     static WARNED: std::sync::Once = std::sync::Once::new();
     WARNED.call_once(|| {
         tracing::warn!(
-            granted,
+            receive,
+            send,
             wanted,
-            "small socket receive buffer; raise net.core.rmem_max to avoid losing bursts"
+            "small socket buffers, which lose bursts: raise {sysctl}, or ask for less with socket_buffer"
         );
     });
 }
 
 /// Binds a UDP socket; an IPv6 one also serves IPv4 where the system allows it.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    Ok(bind_with(addr, |_| Ok(()))?.into())
+}
+
+/// Binds as many sockets as the configuration has shards, and tells the kernel how to choose between them.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+pub(crate) fn bind_group(addr: SocketAddr, config: &KcpConfig) -> io::Result<Vec<UdpSocket>> {
+    // The first has the address for itself: others of ours or of somebody else's must not slip in between.
+    let first = bind(addr)?;
+    if config.shards == 1 {
+        return Ok(vec![first]);
+    }
+    SockRef::from(&first).set_reuse_port(true)?;
+    let addr = first.local_addr()?;
+    let mut group = vec![first];
+    for _ in 1..config.shards {
+        group.push(bind_with(addr, |socket| socket.set_reuse_port(true))?.into());
+    }
+    if let Some(conv) = config.shows_conv()
+        && let Some(any) = group.first()
+    {
+        let shards = u32::try_from(group.len()).map_err(io::Error::other)?;
+        program::attach(any, program::by_conv(shards, conv != Conv::Plain))?;
+    }
+    Ok(group)
+}
+
+/// One socket: other systems do not let a program choose.
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+pub(crate) fn bind_group(addr: SocketAddr, _: &KcpConfig) -> io::Result<Vec<UdpSocket>> {
+    Ok(vec![bind(addr)?])
+}
+
+fn bind_with(addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
         let _ = socket.set_only_v6(false);
     }
     socket.set_nonblocking(true)?;
+    prepare(&socket)?;
     socket.bind(&addr.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
-impl DatagramSocket for UdpIo {
+impl<C: Calls> DatagramSocket for UdpIo<C> {
     fn poll_recv(&self, cx: &mut Context<'_>, sink: Sink<'_>) -> Poll<io::Result<()>> {
         BUFFERS.with_borrow_mut(|storage| {
             // Zeroed once per thread, by the allocator.
@@ -80,14 +284,24 @@ impl DatagramSocket for UdpIo {
             // As many buffers as lately were needed, and one more: then what came was all.
             let batch = self.batch.load(Ordering::Relaxed);
             let received = ready!(self.io.poll_recv(cx, |socket| {
-                let mut chunks = storage.chunks_mut(BUFFER);
-                let mut buffers: [IoSliceMut<'_>; BATCH] =
-                    std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-                let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch)) else {
-                    return Err(io::ErrorKind::InvalidInput.into());
-                };
-                let received = self.state.recv(UdpSockRef::from(socket), buffers, meta)?;
-                Ok((received, received < batch))
+                if !self.no_recvmmsg.load(Ordering::Relaxed) {
+                    let mut chunks = storage.chunks_mut(BUFFER);
+                    let mut buffers: [IoSliceMut<'_>; BATCH] =
+                        std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+                    let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch))
+                    else {
+                        return Err(io::ErrorKind::InvalidInput.into());
+                    };
+                    match self.calls.recv(socket, buffers, meta) {
+                        Err(error) if is_missing(&error) => self.no_recvmmsg.store(true, Ordering::Relaxed),
+                        received => return received.map(|received| (received, received < batch)),
+                    }
+                }
+                let (len, addr) = socket.recv_from(storage.get_mut(..BUFFER).unwrap_or_default())?;
+                if let Some(meta) = meta.first_mut() {
+                    (meta.len, meta.stride, meta.addr) = (len, len, addr);
+                }
+                Ok((1, false))
             }))?;
             self.batch.store((received + 1).next_power_of_two().clamp(MIN_BATCH, BATCH), Ordering::Relaxed);
             for (meta, buffer) in meta.iter().take(received).zip(storage.chunks_mut(BUFFER)) {
@@ -101,8 +315,10 @@ impl DatagramSocket for UdpIo {
 
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
         let mut sent = 0;
+        let mut one_by_one = false;
         while let Some(rest) = run.get(sent..).filter(|rest| !rest.is_empty()) {
-            let train = rest.get(..stride * self.state.max_gso_segments()).unwrap_or(rest);
+            let most = if one_by_one { 1 } else { self.train() };
+            let train = rest.get(..stride * most).unwrap_or(rest);
             let transmit = Transmit {
                 destination: to,
                 ecn: None,
@@ -110,18 +326,31 @@ impl DatagramSocket for UdpIo {
                 segment_size: (train.len() > stride).then_some(stride),
                 src_ip: None,
             };
-            let gso = self.state.max_gso_segments();
-            match self.io.try_send(|socket| self.state.try_send(UdpSockRef::from(socket), &transmit)) {
+            match self.io.try_send(|socket| self.calls.send(socket, &transmit)) {
                 Ok(()) => sent += train.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return if sent > 0 { Ok(sent) } else { Err(error) };
                 }
-                // The system has just refused segmentation offload: the same bytes again, one by one.
-                Err(_) if train.len() > stride && self.state.max_gso_segments() < gso => {}
+                // The same bytes again, one by one; and all that follow.
+                Err(error) if train.len() > stride && refuses_trains(&error) => {
+                    self.no_gso.store(true, Ordering::Relaxed);
+                }
+                // Segments longer than the path's mtu: the system fragments datagrams, but no trains.
+                Err(error) if train.len() > stride && is_too_long(&error) => one_by_one = true,
                 Err(error) => return Err(error),
             }
         }
         Ok(sent)
+    }
+
+    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        if !self.no_sendmmsg.load(Ordering::Relaxed) {
+            match self.io.try_send(|socket| self.calls.send_each(socket, datagrams)) {
+                Err(error) if is_missing(&error) => self.no_sendmmsg.store(true, Ordering::Relaxed),
+                sent => return sent,
+            }
+        }
+        one_by_one(self, datagrams)
     }
 
     fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -133,6 +362,200 @@ impl DatagramSocket for UdpIo {
     }
 
     fn max_run(&self) -> usize {
-        self.state.max_gso_segments()
+        self.train()
+    }
+
+    fn refused(&self) -> u64 {
+        let refused = [&self.no_gso, &self.no_recvmmsg, &self.no_sendmmsg];
+        refused.into_iter().filter(|refused| refused.load(Ordering::Relaxed)).count() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KcpConfig, KcpEndpoint, KcpStream};
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// The real calls, but for those that it refuses with an error of the system.
+    #[derive(Debug)]
+    struct Refusing {
+        system: System,
+        gso: Option<i32>,
+        recvmmsg: Option<i32>,
+        sendmmsg: Option<i32>,
+        /// Trains and batches that were let through, and longest of what was received.
+        trains: AtomicUsize,
+        batches: AtomicUsize,
+        longest: AtomicUsize,
+    }
+
+    fn refuse(errno: Option<i32>) -> io::Result<()> {
+        errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    impl Calls for Refusing {
+        fn max_gso_segments(&self) -> usize {
+            64
+        }
+
+        fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()> {
+            if transmit.segment_size.is_some() {
+                refuse(self.gso)?;
+                self.trains.fetch_add(1, Ordering::Relaxed);
+            }
+            self.system.send(socket, transmit)
+        }
+
+        fn recv(
+            &self,
+            socket: &UdpSocket,
+            buffers: &mut [IoSliceMut<'_>],
+            meta: &mut [RecvMeta],
+        ) -> io::Result<usize> {
+            refuse(self.recvmmsg)?;
+            let received = self.system.recv(socket, buffers, meta)?;
+            for meta in &meta[..received] {
+                self.longest.fetch_max(meta.len, Ordering::Relaxed);
+            }
+            Ok(received)
+        }
+
+        fn send_each(&self, socket: &UdpSocket, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+            refuse(self.sendmmsg)?;
+            self.batches.fetch_add(1, Ordering::Relaxed);
+            self.system.send_each(socket, datagrams)
+        }
+    }
+
+    fn refusing(gso: Option<i32>, recvmmsg: Option<i32>, sendmmsg: Option<i32>) -> Arc<UdpIo<Refusing>> {
+        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let state = UdpSocketState::new(UdpSockRef::from(&socket)).unwrap();
+        let system = System { state, marked: false };
+        let (trains, batches, longest) = Default::default();
+        let calls = Refusing { system, gso, recvmmsg, sendmmsg, trains, batches, longest };
+        Arc::new(UdpIo::with(socket, calls).unwrap())
+    }
+
+    /// Clients on sockets of their own send and get back so many bytes each, all at once.
+    async fn echoes(socket: Arc<UdpIo<Refusing>>, clients: usize, len: usize) -> KcpEndpoint {
+        let addr = socket.local_addr().unwrap();
+        let server = KcpEndpoint::from_socket(socket, KcpConfig::turbo()).unwrap();
+        let serve = async {
+            for _ in 0..clients {
+                let (mut stream, _) = server.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut buf = vec![0; len];
+                    stream.read_exact(&mut buf).await.unwrap();
+                    stream.write_all(&buf).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                });
+            }
+        };
+        let clients: Vec<_> = (0..clients)
+            .map(|i| {
+                tokio::spawn(async move {
+                    let sent: Vec<u8> = (0..len).map(|at| (at * 7 + i) as u8).collect();
+                    let mut stream = KcpStream::connect_with(addr, KcpConfig::turbo()).await.unwrap();
+                    let (mut read, mut write) = stream.split();
+                    let mut got = vec![0; len];
+                    let (wrote, read) = tokio::join!(write.write_all(&sent), read.read_exact(&mut got));
+                    wrote.unwrap();
+                    read.unwrap();
+                    assert_eq!(got, sent);
+                })
+            })
+            .collect();
+        serve.await;
+        for client in clients {
+            client.await.unwrap();
+        }
+        server
+    }
+
+    #[tokio::test]
+    async fn nothing_refused() {
+        let socket = refusing(None, None, None);
+        let server = echoes(socket.clone(), 1, 1_000_000).await;
+        assert!(socket.calls.trains.load(Ordering::Relaxed) > 0);
+        assert_eq!(server.stats().offloads_refused, 0);
+    }
+
+    #[tokio::test]
+    async fn without_trains_the_same_bytes_leave_one_by_one() {
+        for errno in [5, 22] {
+            let socket = refusing(Some(errno), None, None);
+            let server = echoes(socket.clone(), 2, 300_000).await;
+            assert_eq!(socket.calls.trains.load(Ordering::Relaxed), 0);
+            assert_eq!(socket.max_run(), 1, "remembered");
+            assert_eq!((server.stats().offloads_refused, server.stats().send_errors), (1, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_without_calls_for_many_datagrams_gets_one_at_a_time() {
+        let socket = refusing(None, Some(38), Some(38));
+        let server = echoes(socket.clone(), 20, 20_000).await;
+        assert_eq!(socket.calls.batches.load(Ordering::Relaxed), 0);
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = peer.local_addr().unwrap();
+        assert_eq!(socket.try_send_each(&[(to, b"one"), (to, b"two")]).unwrap(), 2);
+        let mut buf = [0; 8];
+        for expected in [b"one", b"two"] {
+            let len = peer.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..len], expected);
+        }
+        assert_eq!(socket.refused(), 2);
+        assert!(server.stats().offloads_refused >= 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn without_joined_datagrams_each_arrives_alone() {
+        let socket = refusing(None, None, None);
+        nix::sys::socket::setsockopt(socket.io.socket(), nix::sys::socket::sockopt::UdpGroSegment, &false)
+            .unwrap();
+        echoes(socket.clone(), 1, 300_000).await;
+        let longest = socket.calls.longest.load(Ordering::Relaxed);
+        assert!((1..=1400).contains(&longest), "{longest}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn one_peers_error_loses_only_its_own_datagram() {
+        let socket = refusing(None, None, None);
+        let peers: Vec<_> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let to: Vec<_> = peers.iter().map(|peer| peer.local_addr().unwrap()).collect();
+        // Nobody may broadcast who has not asked to: the system refuses this one.
+        let forbidden = "255.255.255.255:9".parse().unwrap();
+        let datagrams: [(SocketAddr, &[u8]); 4] =
+            [(to[0], b"first"), (forbidden, b"never"), (to[1], b"second"), (to[2], b"third")];
+        let mut rest = &datagrams[..];
+        let mut errors = 0;
+        while !rest.is_empty() {
+            match socket.try_send_each(rest) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) => {
+                    assert_ne!(error.kind(), io::ErrorKind::WouldBlock);
+                    assert_eq!(rest[0].0, forbidden, "{error}");
+                    (errors, rest) = (errors + 1, &rest[1..]);
+                }
+            }
+        }
+        assert_eq!(errors, 1);
+        for (peer, expected) in peers.iter().zip(["first", "second", "third"]) {
+            let mut buf = [0; 16];
+            let len = peer.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..len], expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_warning_names_the_limit_that_is_in_the_way() {
+        assert_eq!(limiting([8 << 20, 8 << 20], 4 << 20), None);
+        assert_eq!(limiting([425_984, 8 << 20], 4 << 20), Some("net.core.rmem_max"));
+        assert_eq!(limiting([8 << 20, 425_984], 4 << 20), Some("net.core.wmem_max"));
+        assert_eq!(limiting([1, 1], 4 << 20), Some("net.core.rmem_max and net.core.wmem_max"));
     }
 }

@@ -1,0 +1,519 @@
+//! Results of all workloads in one JSON file, the bars they have to pass, and their plots.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::median;
+use crate::peers::Peer;
+use crate::plot::{self, Group, Labels, short};
+
+/// Everything that was measured, each part with its own last run.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Results {
+    /// Where, by the last run.
+    pub machine: String,
+    /// By workload, then peer.
+    pub peers: BTreeMap<String, BTreeMap<String, Row>>,
+    /// The core alone.
+    pub core: Vec<CoreRow>,
+    /// Small messages under loss.
+    pub paced: Vec<PacedRow>,
+}
+
+/// The runs of one peer under one workload.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Row {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// Runs that succeeded.
+    pub runs: usize,
+    /// A tenth of the work.
+    pub quick: bool,
+    /// Where the two cores were, the same in all runs or `mixed`.
+    pub placement: String,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// Median, least, most.
+    pub figures: BTreeMap<String, [f64; 3]>,
+}
+
+/// Nanoseconds of CPU per segment.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CoreRow {
+    /// burst, tick or event.
+    pub pattern: String,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Segments.
+    pub window: u32,
+    /// Part of the datagrams that is dropped.
+    pub loss: f64,
+    /// Ours.
+    pub ours: f64,
+    /// `ikcp.c`.
+    pub c: f64,
+    /// The segments that this rests on.
+    pub c_segments: u64,
+    /// It took too long to measure as many as the others.
+    pub c_cut: bool,
+    /// No protocol.
+    pub null: f64,
+}
+
+/// One message of 64 bytes every 20 ms, echoed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PacedRow {
+    /// The configuration.
+    pub preset: String,
+    /// Percent of the datagrams that are lost.
+    pub loss: u32,
+    /// Milliseconds.
+    pub p50_ms: f64,
+    /// Milliseconds.
+    pub p99_ms: f64,
+    /// Both directions, IP and UDP headers included, per 1500 messages.
+    pub kb: f64,
+    /// Datagrams of both directions per 1500 messages.
+    pub datagrams: f64,
+}
+
+/// A line that `peers --json` writes.
+#[derive(Clone, Debug, Deserialize)]
+struct PeerLine {
+    workload: String,
+    peer: String,
+    quick: bool,
+    placement: String,
+    #[serde(default)]
+    failed: Option<String>,
+    #[serde(default)]
+    figures: BTreeMap<String, f64>,
+}
+
+impl Results {
+    /// Takes over what `peers --json` has written, in place of earlier runs of the same.
+    ///
+    /// # Errors
+    /// When it is not what `peers` writes.
+    pub fn take_peers(&mut self, lines: &str, at: u64) -> Result<(), Box<dyn Error>> {
+        let mut runs: BTreeMap<(String, String), Vec<PeerLine>> = BTreeMap::new();
+        for line in lines.lines() {
+            let line: PeerLine = serde_json::from_str(line)?;
+            runs.entry((line.workload.clone(), line.peer.clone())).or_default().push(line);
+        }
+        for ((workload, peer), lines) in runs {
+            let mut row = Row { at, ..Row::default() };
+            let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+            for line in lines {
+                row.quick |= line.quick;
+                if row.placement.is_empty() {
+                    row.placement.clone_from(&line.placement);
+                } else if row.placement != line.placement {
+                    "mixed".clone_into(&mut row.placement);
+                }
+                if line.failed.is_some() {
+                    row.failed = line.failed;
+                    continue;
+                }
+                row.runs += 1;
+                for (key, value) in line.figures {
+                    values.entry(key).or_default().push(value);
+                }
+            }
+            for (key, values) in values {
+                let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+                let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                row.figures.insert(key, [median(values), least, most]);
+            }
+            self.peers.entry(workload).or_default().insert(peer, row);
+        }
+        Ok(())
+    }
+
+    /// Takes over what `engine_table --json` has written, in place of earlier runs of the same.
+    ///
+    /// # Errors
+    /// When it is not what `engine_table` writes.
+    pub fn take_core(&mut self, lines: &str) -> Result<(), Box<dyn Error>> {
+        for line in lines.lines() {
+            let row: CoreRow = serde_json::from_str(line)?;
+            self.core.retain(|old| old.key() != row.key());
+            self.core.push(row);
+        }
+        self.core.sort_by(|a, b| {
+            let by = |row: &CoreRow| (row.size, row.pattern.clone());
+            by(a).cmp(&by(b)).then(a.loss.total_cmp(&b.loss)).then(a.window.cmp(&b.window))
+        });
+        Ok(())
+    }
+
+    fn figure(&self, workload: &str, peer: &str, key: &str) -> Result<f64, String> {
+        let none = || format!("{workload} of {peer} was not measured");
+        let row = self.peers.get(workload).and_then(|peers| peers.get(peer)).ok_or_else(none)?;
+        match &row.failed {
+            Some(why) => Err(format!("{peer} FAILED: {why}")),
+            None => Ok(row.figures.get(key).ok_or_else(none)?[0]),
+        }
+    }
+
+    /// Every bar, in the order of the table.
+    #[must_use]
+    pub fn bars(&self) -> Vec<Bar> {
+        let mut bars = Vec::new();
+        let get = |workload, peer, key| self.figure(workload, peer, key);
+        for (workload, window) in [("bulk-w256", 256), ("bulk", 1024), ("bulk-w4096", 4096)] {
+            let name = |what: &str| format!("bulk, 1 connection, window {window}: {what}");
+            for (peer, cpu, speed) in [("tokio_kcp", 4.0, 5.0), ("quinn", 3.0, 3.0)] {
+                let ratio =
+                    ratio_of(get(workload, peer, "cpu_s_per_gb"), get(workload, "ours", "cpu_s_per_gb"));
+                bars.push(Bar::least(name(&format!("CPU of {peer} / ours")), cpu, ratio));
+                let ratio = ratio_of(get(workload, "ours", "mb_per_s"), get(workload, peer, "mb_per_s"));
+                bars.push(Bar::least(name(&format!("MB/s of ours / {peer}")), speed, ratio));
+            }
+            let share = get(workload, "ours", "reverse_percent");
+            bars.push(Bar::most(name("bytes of the reverse path, %"), 3.0, share));
+        }
+        for ours in ["ours", "ours-shared"] {
+            let ratio = ratio_of(get("bulk-100", ours, "mb_per_s"), get("bulk-100", "tokio_kcp", "mb_per_s"));
+            bars.push(Bar::least(format!("bulk, 100 connections: MB/s of {ours} / tokio_kcp"), 4.0, ratio));
+        }
+        for (key, peer, bar) in
+            [("p50_us", "tokio_kcp", 1.0), ("p99_us", "tokio_kcp", 1.0), ("p50_us", "tcp", 1.05)]
+        {
+            let ratio = ratio_of(get("pingpong", "ours", key), get("pingpong", peer, key));
+            let key = key.trim_end_matches("_us");
+            bars.push(Bar::most(format!("round trips, 1 connection: {key} of ours / {peer}"), bar, ratio));
+        }
+        for ours in ["ours", "ours-shared"] {
+            let ratio = ratio_of(get("pingpong-100", ours, "per_s"), get("pingpong-100", "tcp", "per_s"));
+            bars.push(Bar::least(format!("round trips, 100 connections: rate of {ours} / tcp"), 1.0, ratio));
+        }
+        for workload in ["idle-1k", "idle-10k", "idle-100k"] {
+            let task = get(workload, "tcp", "bytes_per_session");
+            let net = get(workload, "ours-shared", "bytes_per_session").and_then(|ours| Ok(ours - task?));
+            bars.push(Bar::most(
+                format!("{workload}: server bytes per session beyond the task's"),
+                1024.0,
+                net,
+            ));
+            let cpu = get(workload, "ours-shared", "server_cpu_percent");
+            bars.push(Bar::most(format!("{workload}: server CPU, %"), 0.5, cpu));
+        }
+        for ours in ["ours", "ours-shared"] {
+            let ratio =
+                ratio_of(get("tick-5k", "tokio_kcp", "cpu_us_each"), get("tick-5k", ours, "cpu_us_each"));
+            bars.push(Bar::least(format!("tick, 5 000 clients: CPU of tokio_kcp / {ours}"), 2.0, ratio));
+            let late = get("tick-5k", ours, "p99_us").map(|us| us / 1000.0);
+            bars.push(Bar::most(format!("tick, 5 000 clients: p99 delay of {ours}, ms"), 10.0, late));
+        }
+        for ours in ["ours", "ours-shared"] {
+            let ratio = ratio_of(get("cycles", ours, "per_s"), get("cycles", "tcp", "per_s"));
+            bars.push(Bar::least(format!("connect, exchange, close: rate of {ours} / tcp"), 0.5, ratio));
+        }
+        self.core_bars(&mut bars);
+        self.paced_bars(&mut bars);
+        bars
+    }
+
+    fn core_bars(&self, bars: &mut Vec<Bar>) {
+        for ((size, pattern, percent), rows) in self.core_groups() {
+            let of = |window| rows.iter().find(|row| row.window == window);
+            let name = format!("core, {pattern}, {size} B, {percent} % loss");
+            if let (Some(small), Some(large)) = (of(32), of(16384)) {
+                let net = (large.ours - large.null + small.null) / small.ours;
+                let raw = large.ours / small.ours;
+                let bar = if percent == 0 { 1.3 } else { 2.0 };
+                bars.push(Bar {
+                    note: format!("{} raw", short(raw)),
+                    ..Bar::most(format!("{name}: growth 32 to 16384, net of the driver"), bar, Ok(net))
+                });
+            }
+            let worst = rows.iter().min_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+            if let Some(worst) = worst {
+                let above: Vec<String> =
+                    rows.iter().filter(|row| row.ratio() < 1.0).map(|row| row.window.to_string()).collect();
+                let net = (worst.c - worst.null) / (worst.ours - worst.null).max(1.0);
+                let mut note = format!("window {}, net of the driver {}", worst.window, short(net));
+                if !above.is_empty() {
+                    let _ = write!(note, "; above at {}", above.join(", "));
+                }
+                bars.push(Bar {
+                    note,
+                    ..Bar::least(format!("{name}: ikcp.c / ours, worst window"), 1.0, Ok(worst.ratio()))
+                });
+            }
+        }
+    }
+
+    fn core_groups(&self) -> BTreeMap<(usize, String, u32), Vec<&CoreRow>> {
+        let mut groups: BTreeMap<_, Vec<&CoreRow>> = BTreeMap::new();
+        for row in &self.core {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage")]
+            let percent = (row.loss * 100.0).round() as u32;
+            groups.entry((row.size, row.pattern.clone(), percent)).or_default().push(row);
+        }
+        groups
+    }
+
+    fn paced_bars(&self, bars: &mut Vec<Bar>) {
+        let of = |preset: &str, loss| self.paced.iter().find(|row| row.preset == preset && row.loss == loss);
+        let quiet = of("realtime", 0).map(|row| row.datagrams);
+        for (loss, p99, kb, redundant) in
+            [(5, 119.0, 448.0, 75.0), (10, 169.0, 490.0, 95.0), (20, 300.0, 539.0, 130.0)]
+        {
+            for preset in ["fast", "turbo"] {
+                let Some(row) = of(preset, loss) else { continue };
+                let name = |what: &str| format!("64 B per 20 ms, {loss} % loss, {preset}: {what}");
+                bars.push(Bar::most(name("p99, ms"), p99, Ok(row.p99_ms)));
+                bars.push(Bar::most(name("kB (TCP's and 15 %, measured elsewhere)"), kb, Ok(row.kb)));
+            }
+            let Some(row) = of("realtime", loss) else { continue };
+            let name = |what: &str| format!("64 B per 20 ms, {loss} % loss, realtime: {what}");
+            bars.push(Bar::most(name("p99, ms"), redundant, Ok(row.p99_ms)));
+            let growth =
+                quiet.map(|quiet| row.datagrams / quiet).ok_or_else(|| "no row without loss".to_owned());
+            bars.push(Bar::most(name("datagrams / those without loss"), 1.0, growth));
+        }
+    }
+
+    /// Writes a plot of everything that was measured into `dir`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn plots(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
+        let all: Vec<Peer> = Peer::ALL.into_iter().chain(Peer::CEILINGS).collect();
+        let group = |heading: &str, workload: &str, key: &str| -> Option<Group> {
+            let rows = self.peers.get(workload)?;
+            let values = all.iter().filter(|peer| rows.contains_key(peer.name()));
+            let value = |peer: &Peer| {
+                self.figure(workload, peer.name(), key)
+                    .map_err(|why| if why.contains("FAILED") { "failed".into() } else { why })
+            };
+            Some((heading.to_owned(), values.map(|peer| (peer.name().to_owned(), value(peer))).collect()))
+        };
+        let plot = |file: &str, title: &str, groups: Vec<Option<Group>>| -> Result<(), Box<dyn Error>> {
+            let groups: Vec<Group> = groups.into_iter().flatten().collect();
+            if groups
+                .iter()
+                .any(|(_, bars)| bars.iter().any(|(_, value)| value.as_ref().is_ok_and(|v| *v > 0.0)))
+            {
+                plot::bars(&dir.join(file), title, &groups)?;
+            }
+            Ok(())
+        };
+        let bulk = |key| {
+            vec![
+                group("1 connection, window 256", "bulk-w256", key),
+                group("1 connection, window 1024", "bulk", key),
+                group("1 connection, window 4096", "bulk-w4096", key),
+                group("100 connections, window 256", "bulk-100", key),
+            ]
+        };
+        plot("bulk-speed.svg", "Bulk over loopback, mtu 1400: MB/s", bulk("mb_per_s"))?;
+        plot(
+            "bulk-cpu.svg",
+            "Bulk over loopback, mtu 1400: CPU seconds per GB, both ends",
+            bulk("cpu_s_per_gb"),
+        )?;
+        let trips = |key| vec![group("p50", "pingpong", key)];
+        plot(
+            "pingpong.svg",
+            "Round trips of 64 bytes, 1 connection: microseconds",
+            [trips("p50_us"), vec![group("p99", "pingpong", "p99_us")]].concat(),
+        )?;
+        plot(
+            "pingpong-100.svg",
+            "Round trips of 64 bytes, 100 connections: per second",
+            vec![group("window 256", "pingpong-100", "per_s")],
+        )?;
+        let idle = |key| {
+            vec![
+                group("1 000 sessions", "idle-1k", key),
+                group("10 000 sessions", "idle-10k", key),
+                group("100 000 sessions", "idle-100k", key),
+            ]
+        };
+        plot(
+            "idle-memory.svg",
+            "Idle: bytes of server memory per session, the benchmark's task (tcp) included",
+            idle("bytes_per_session"),
+        )?;
+        plot("idle-cpu.svg", "Idle: percent of a core that the server takes", idle("server_cpu_percent"))?;
+        plot(
+            "tick.svg",
+            "5 000 clients, 20 messages of 100 B a second each way",
+            vec![group("CPU per message, microseconds, both ends", "tick-5k", "cpu_us_each")],
+        )?;
+        plot(
+            "cycles.svg",
+            "Connect, one exchange, close, 16 at a time: per second",
+            vec![group("window 256", "cycles", "per_s")],
+        )?;
+        for ((size, pattern, percent), rows) in self.core_groups() {
+            if percent == 1 {
+                continue;
+            }
+            let line = |name: &str, of: fn(&CoreRow) -> f64| {
+                (name.to_owned(), rows.iter().map(|row| (f64::from(row.window), of(row))).collect())
+            };
+            let title = format!("The core, {pattern}, messages of {size} B, {percent} % loss, both ends");
+            let labels = Labels { title: &title, x: "window, segments", y: "ns of CPU per segment" };
+            let lines = [
+                line("ours", |row| row.ours),
+                line("ikcp.c", |row| row.c),
+                line("no protocol", |row| row.null),
+            ];
+            plot::lines(
+                &dir.join(format!("core-{pattern}-{size}-{percent}.svg")),
+                labels,
+                [true; 2],
+                &lines,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl CoreRow {
+    fn key(&self) -> (&str, usize, u32, u64) {
+        (&self.pattern, self.size, self.window, self.loss.to_bits())
+    }
+
+    fn ratio(&self) -> f64 {
+        self.c / self.ours
+    }
+}
+
+fn ratio_of(above: Result<f64, String>, below: Result<f64, String>) -> Result<f64, String> {
+    let (above, below) = (above?, below?);
+    if below > 0.0 { Ok(above / below) } else { Err("divided by nothing".into()) }
+}
+
+/// A demand, and what was measured.
+#[derive(Clone, Debug)]
+pub struct Bar {
+    /// What.
+    pub what: String,
+    /// The value that it has to reach, or must not exceed.
+    pub bar: f64,
+    /// Whether it must not exceed it.
+    pub at_most: bool,
+    /// What was measured, or why nothing was.
+    pub value: Result<f64, String>,
+    /// Besides.
+    pub note: String,
+}
+
+impl Bar {
+    const fn least(what: String, bar: f64, value: Result<f64, String>) -> Self {
+        Self { what, bar, at_most: false, value, note: String::new() }
+    }
+
+    const fn most(what: String, bar: f64, value: Result<f64, String>) -> Self {
+        Self { what, bar, at_most: true, value, note: String::new() }
+    }
+
+    /// Whether it was reached; nothing if nothing was measured.
+    #[must_use]
+    pub fn passed(&self) -> Option<bool> {
+        let value = *self.value.as_ref().ok()?;
+        Some(if self.at_most { value <= self.bar } else { value >= self.bar })
+    }
+}
+
+/// The bars as a table in Markdown.
+#[must_use]
+pub fn table(bars: &[Bar]) -> String {
+    let mut text = String::from("| what | bar | measured | |\n|---|---:|---:|---|\n");
+    for bar in bars {
+        let sign = if bar.at_most { "≤" } else { "≥" };
+        let (value, verdict) = match (&bar.value, bar.passed()) {
+            (Ok(value), Some(true)) => (short(*value), "pass".to_owned()),
+            (Ok(value), _) => (short(*value), "**fails**".to_owned()),
+            (Err(why), _) => ("-".to_owned(), why.clone()),
+        };
+        let note = if bar.note.is_empty() { String::new() } else { format!(" ({})", bar.note) };
+        let _ = writeln!(text, "| {} | {sign} {} | {value} | {verdict}{note} |", bar.what, short(bar.bar));
+    }
+    let passed = bars.iter().filter(|bar| bar.passed() == Some(true)).count();
+    let failed = bars.iter().filter(|bar| bar.passed() == Some(false)).count();
+    let _ = writeln!(text, "\n{passed} pass, {failed} fail, {} not measured.", bars.len() - passed - failed);
+    text
+}
+
+/// Begins and ends the part of a document that a run writes.
+pub const MARKS: [&str; 2] = ["<!-- report: begin -->\n", "<!-- report: end -->"];
+
+/// Puts `text` between the marks of the document at `path`.
+///
+/// # Errors
+/// When it has no marks, or cannot be written.
+pub fn into_document(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
+    let document = fs::read_to_string(path)?;
+    fs::write(path, between_marks(&document, text).ok_or("the document has no marks")?)?;
+    Ok(())
+}
+
+fn between_marks(document: &str, text: &str) -> Option<String> {
+    let (head, rest) = document.split_once(MARKS[0])?;
+    let (_, tail) = rest.split_once(MARKS[1])?;
+    Some(format!("{head}{}{text}{}{tail}", MARKS[0], MARKS[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(peer: &str, round: u32, cpu: f64) -> String {
+        format!(
+            r#"{{"workload":"bulk","window":1024,"peer":"{peer}","round":{round},"quick":false,"placement":"near","figures":{{"cpu_s_per_gb":{cpu},"mb_per_s":100.0}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_bar_is_judged_by_the_median_and_a_new_run_replaces_the_old_one() {
+        let mut results = Results::default();
+        let bar = |results: &Results| {
+            let bars = results.bars();
+            bars.into_iter()
+                .find(|bar| bar.what.ends_with("1024: CPU of tokio_kcp / ours"))
+                .expect("it is in the table")
+        };
+        assert_eq!(bar(&results).passed(), None);
+        let lines: Vec<String> = [9.0, 0.5, 0.25].iter().map(|&cpu| line("ours", 0, cpu)).collect();
+        results.take_peers(&(lines.join("\n") + "\n" + &line("tokio_kcp", 0, 2.0)), 7).expect("legal");
+        assert_eq!(bar(&results).value, Ok(4.0));
+        assert_eq!(bar(&results).passed(), Some(true));
+        assert_eq!(results.peers["bulk"]["ours"].figures["cpu_s_per_gb"], [0.5, 0.25, 9.0]);
+        results.take_peers(&line("ours", 0, 0.51), 8).expect("legal");
+        assert_eq!(bar(&results).passed(), Some(false));
+        assert!(table(&results.bars()).contains("**fails**"));
+    }
+
+    #[test]
+    fn a_failure_is_kept_with_its_reason() {
+        let mut results = Results::default();
+        let failed =
+            r#"{"workload":"bulk","peer":"quinn","quick":false,"placement":"far","failed":"no route"}"#;
+        results.take_peers(&(line("ours", 0, 1.0) + "\n" + failed), 7).expect("legal");
+        assert!(table(&results.bars()).contains("quinn FAILED: no route"));
+    }
+
+    #[test]
+    fn only_what_stands_between_the_marks_is_replaced() {
+        let document = format!("a\n{}old\n{}\nb\n", MARKS[0], MARKS[1]);
+        assert_eq!(
+            between_marks(&document, "new\n").as_deref(),
+            Some(format!("a\n{}new\n{}\nb\n", MARKS[0], MARKS[1]).as_str())
+        );
+        assert_eq!(between_marks("nothing", "new"), None);
+    }
+}

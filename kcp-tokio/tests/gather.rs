@@ -1,0 +1,147 @@
+//! What many sessions have to send at the same moment leaves in few calls; nothing is lost or reordered when they are refused.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use kcp_netsim::{LinkConfig, SimNet, SimSocket};
+use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpStream, Sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 1);
+
+/// A socket of the emulator that counts calls.
+#[derive(Debug)]
+struct Counting {
+    socket: Arc<SimSocket>,
+    calls: AtomicUsize,
+    datagrams: AtomicUsize,
+}
+
+impl DatagramSocket for Counting {
+    fn poll_recv(&self, cx: &mut Context<'_>, sink: Sink<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_recv(cx, sink)
+    }
+
+    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
+        let sent = self.socket.try_send(to, run, stride)?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.datagrams.fetch_add(sent.div_ceil(stride), Ordering::Relaxed);
+        Ok(sent)
+    }
+
+    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+        let sent = self.socket.try_send_each(datagrams)?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.datagrams.fetch_add(sent, Ordering::Relaxed);
+        Ok(sent)
+    }
+
+    fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_send_ready(cx)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    fn max_run(&self) -> usize {
+        self.socket.max_run()
+    }
+}
+
+/// Many streams to an echo server, of so many endpoints.
+async fn world(endpoints: u16, streams: usize) -> (SimNet, Arc<Counting>, Vec<KcpStream>, Vec<KcpEndpoint>) {
+    let net = SimNet::new(LinkConfig { delay: Duration::from_millis(10), ..LinkConfig::default() }, 1);
+    let socket = net.bind(SERVER).unwrap();
+    let counting = Arc::new(Counting { socket, calls: 0.into(), datagrams: 0.into() });
+    let server = KcpEndpoint::from_socket(counting.clone(), KcpConfig::turbo()).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            tokio::spawn(async move {
+                let mut buf = [0; 256];
+                while let Ok(n @ 1..) = stream.read(&mut buf).await {
+                    stream.write_all(&buf[..n]).await.unwrap();
+                }
+            });
+        }
+    });
+    let clients: Vec<_> = (0..endpoints)
+        .map(|i| {
+            let socket = net.bind(([10, 0, 0, 2], 100 + i).into()).unwrap();
+            KcpEndpoint::from_socket(socket, KcpConfig::turbo()).unwrap()
+        })
+        .collect();
+    let mut connected = Vec::new();
+    for endpoint in clients.iter().cycle().take(streams) {
+        connected.push(endpoint.connect(SERVER).await.unwrap());
+    }
+    // Everybody is accepted once it has said something.
+    let connected = trips(connected, 1).await;
+    (net, counting, connected, clients)
+}
+
+/// All at once, so many times; every byte is compared.
+async fn trips(streams: Vec<KcpStream>, trips: u64) -> Vec<KcpStream> {
+    let mut all = tokio::task::JoinSet::new();
+    for (i, mut stream) in streams.into_iter().enumerate() {
+        all.spawn(async move {
+            for n in 0..trips {
+                let sent: Vec<u8> = (0..64).map(|at| (at * n + i as u64) as u8).collect();
+                stream.write_all(&sent).await.unwrap();
+                let mut got = [0; 64];
+                stream.read_exact(&mut got).await.unwrap();
+                assert_eq!(got[..], sent);
+            }
+            (i, stream)
+        });
+    }
+    let mut streams = all.join_all().await;
+    streams.sort_by_key(|(i, _)| *i);
+    streams.into_iter().map(|(_, stream)| stream).collect()
+}
+
+async fn few_calls(endpoints: u16) {
+    let (_net, counting, streams, _clients) = world(endpoints, 64).await;
+    let before = (counting.calls.load(Ordering::Relaxed), counting.datagrams.load(Ordering::Relaxed));
+    trips(streams, 20).await;
+    let calls = counting.calls.load(Ordering::Relaxed) - before.0;
+    let datagrams = counting.datagrams.load(Ordering::Relaxed) - before.1;
+    assert!(datagrams >= 64 * 20, "{datagrams}");
+    assert!(calls * 4 < datagrams, "{calls} calls for {datagrams} datagrams");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_one_address_leave_in_trains() {
+    few_calls(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn datagrams_to_many_addresses_leave_in_batches() {
+    few_calls(64).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_is_full_in_the_middle_of_a_train_loses_nothing() {
+    for endpoints in [1, 16] {
+        let (net, counting, streams, clients) = world(endpoints, 48).await;
+        let sent = |clients: &[KcpEndpoint]| -> u64 {
+            let sessions = clients.iter().flat_map(KcpEndpoint::sessions);
+            sessions.map(|session| session.stats().retransmits).sum()
+        };
+        let retransmits = sent(&clients);
+        let budgets = tokio::spawn(async move {
+            for room in (1..40).cycle() {
+                net.set_send_budget(SERVER, Some(room));
+                tokio::time::sleep(Duration::from_micros(700)).await;
+            }
+        });
+        trips(streams, 30).await;
+        budgets.abort();
+        assert_eq!(sent(&clients), retransmits, "nothing was dropped, so nothing was sent again");
+        assert!(counting.datagrams.load(Ordering::Relaxed) >= 48 * 30);
+    }
+}
