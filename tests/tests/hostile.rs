@@ -301,6 +301,14 @@ impl kcp_tokio::DatagramSocket for Refusing {
         self.0.try_send(to, run, stride)
     }
 
+    /// One at a time, as a system that stops at the first it refuses does: the refused one is first when it is asked again.
+    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> std::io::Result<usize> {
+        match datagrams.first() {
+            Some((to, datagram)) => self.try_send(*to, datagram, datagram.len()).map(|_| 1),
+            None => Ok(0),
+        }
+    }
+
     fn poll_send_ready(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
         self.0.poll_send_ready(cx)
     }
