@@ -1,7 +1,6 @@
 //! `kcp recv`: takes a file from `kcp send`, and continues an interrupted one.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kcp_tokio::{KcpListener, KcpStream};
@@ -13,10 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::args::RecvArgs;
 use crate::report;
-use crate::transfer::{CHUNK, Offer, Sum, hash_prefix, sum};
-
-/// How long the sender is given to acknowledge our last word.
-const GOODBYE: Duration = Duration::from_secs(5);
+use crate::transfer::{CHUNK, GOODBYE, Offer, Sum, hash_prefix, sum};
 
 #[derive(Serialize)]
 struct Report {
@@ -53,6 +49,8 @@ pub(crate) async fn run(args: RecvArgs) -> Result<()> {
     let time = started.elapsed();
     // The sender has the sum when this is acknowledged; the file is safe in any case.
     let _ = timeout(GOODBYE, stream.shutdown()).await;
+    // It acknowledges nothing any more once this process has ended: first its end has to come.
+    let _ = timeout(GOODBYE, stream.read(&mut [0])).await;
     let speed = report::megabytes_per_second(offer.size - start, time);
     let (file, sha256) = (target.display().to_string(), report::hex(&sha256));
     if args.json {

@@ -9,6 +9,7 @@
 
 use std::io::SeekFrom;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -18,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 /// A SHA-256 sum.
 pub(crate) type Sum = [u8; 32];
 
+/// How long the other end is given to acknowledge our last word.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(5);
 const MAGIC: &[u8; 4] = b"KCPF";
 const VERSION: u8 = 1;
 const MAX_NAME: usize = 1024;
