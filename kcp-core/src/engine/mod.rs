@@ -343,9 +343,14 @@ impl Engine {
     }
 
     pub(crate) fn read(&mut self, now: Timestamp, buf: &mut [u8]) -> usize {
-        let n = self.reader.read(self.params.stream, buf);
-        self.after_read(now);
-        n
+        loop {
+            let n = self.reader.read(self.params.stream, buf);
+            self.after_read(now);
+            // Where it skipped empty messages, something to read may have come into the room that they left.
+            if n > 0 || buf.is_empty() || !self.is_readable() {
+                return n;
+            }
+        }
     }
 
     pub(crate) fn peek(&self, buf: &mut [u8]) -> usize {

@@ -751,6 +751,8 @@ impl Session {
     fn note_blocked(&mut self, error: Option<&WriteError>, len: usize) {
         if matches!(error, Some(WriteError::Blocked)) {
             self.write_blocked = Some(self.write_blocked.map_or(len, |shortest| shortest.min(len)));
+            // Nothing joins what is held, and the writer waits for it.
+            self.engine.release_held();
         }
     }
 
