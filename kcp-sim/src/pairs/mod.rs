@@ -14,7 +14,7 @@ use kcp_netsim::{Link, LinkConfig};
 
 use crate::dice::Dice;
 use crate::draw::{self, Drawn, Features, healed, ms, note};
-use crate::trace::Trace;
+use crate::trace::{Trace, command, word};
 use app::{App, Appetite, Peer, Sizes};
 use byzantine::Byzantine;
 
@@ -730,15 +730,8 @@ impl Out<'_> {
     fn send(&mut self, who: u32, datagram: &[u8]) {
         self.sent += 1;
         self.trace.add_bytes(datagram);
-        let [cmd, sn, una] = summary(datagram);
-        let what = match cmd {
-            81 => "push",
-            82 => "ack",
-            83 => "wask",
-            84 => "wins",
-            _ => "datagram",
-        };
-        self.trace.add(self.now, who, what, [sn, una, datagram.len() as u64]);
+        let numbers = [word(datagram, 12), word(datagram, 16), datagram.len() as u64];
+        self.trace.add(self.now, who, command(datagram), numbers);
         self.link.send(Duration::from_micros(self.now), (self.id, datagram.to_vec()));
     }
 }
@@ -992,15 +985,6 @@ impl End {
         }
         Ok(())
     }
-}
-
-fn summary(datagram: &[u8]) -> [u64; 3] {
-    let word = |at: usize| {
-        datagram
-            .get(at..at + 4)
-            .map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
-    };
-    [datagram.get(4).map_or(0, |&cmd| u64::from(cmd)), word(12), word(16)]
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -6,7 +6,7 @@ mod talk;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use tokio::time::{Instant, advance, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::draw::{self, Features, healed, mix, note};
-use crate::trace::Trace;
+use crate::trace::{Trace, command, word};
 use socket::{Faults, Watched, lock};
-use talk::{Plan, Said, at_most, converse, word};
+use talk::{Plan, Said, Whose, at_most, converse, kind};
 
 /// After the healing, until every conversation has ended.
 const CONVERGENCE: Duration = Duration::from_secs(240);
@@ -39,10 +39,14 @@ pub(crate) struct Shared {
     ledger: Mutex<BTreeMap<u64, [Said; 2]>>,
     healed: watch::Sender<bool>,
     over: AtomicBool,
+    /// Restarts of the server.
+    restarts: AtomicU64,
     /// No new conversations.
     stopped: AtomicBool,
     /// Errors are not expected.
     calm: bool,
+    /// Packets are not plain KCP.
+    layered: bool,
 }
 
 impl Shared {
@@ -59,18 +63,23 @@ impl Shared {
         let now = self.now();
         let mut trace = lock(&self.trace);
         trace.add_bytes(datagram);
-        trace.add(now, who, "packet", [datagram.len() as u64, 0, 0]);
+        if self.layered {
+            return trace.add(now, who, "packet", [datagram.len() as u64, 0, 0]);
+        }
+        trace.add(now, who, command(datagram), [word(datagram, 0), word(datagram, 12), word(datagram, 16)]);
     }
 
     fn failure(&self, who: u32, what: &'static str, error: &io::Error) {
         self.note(who, what, [0; 3]);
-        self.note(who, word(error), [0; 3]);
+        self.note(who, kind(error), [0; 3]);
         if self.calm {
             self.broken(format!("{what} although nothing is wrong: {error}"));
         }
     }
 
     fn broken(&self, what: String) {
+        self.note(0, "broken", [0; 3]);
+        lock(&self.trace).tell(|| what.clone());
         lock(&self.broken).get_or_insert(what);
     }
 
@@ -85,6 +94,10 @@ impl Shared {
 
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     fn is_stopped(&self) -> bool {
@@ -163,6 +176,9 @@ impl Host {
     /// As kill -9, and the same again.
     fn restart(&self) -> Result<(), String> {
         self.shared.note(self.who, "restart", [0; 3]);
+        if self.who == 0 {
+            self.shared.restarts.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(process) = lock(&self.process).take() {
             process.socket.kill();
         }
@@ -207,6 +223,10 @@ enum Event {
 async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) -> Result<u64, String> {
     let mut dice = Dice::new(mix(seed) ^ 0x57AC_4000);
     let calm = note(features, dice.chance(0.1), "calm");
+    let chaos = dice.log(200_000, 30_000_000);
+    let message = note(features, dice.chance(0.3), "message mode");
+    let plain = note(features, dice.chance(0.15), "plain peers");
+    let layers = Layering::draw(&mut dice, features);
     let shared = Arc::new(Shared {
         trace: Mutex::new(trace),
         began: Instant::now(),
@@ -214,14 +234,12 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
         ledger: Mutex::new(BTreeMap::new()),
         healed: watch::channel(false).0,
         over: AtomicBool::new(false),
+        restarts: AtomicU64::new(0),
         stopped: AtomicBool::new(false),
         calm,
+        layered: layers.fec.is_some() || layers.crypt.is_some(),
     });
     *lock(slot) = Some(shared.clone());
-    let chaos = dice.log(200_000, 30_000_000);
-    let message = note(features, dice.chance(0.3), "message mode");
-    let plain = note(features, dice.chance(0.15), "plain peers");
-    let layers = Layering::draw(&mut dice, features);
     let raw = layers.authenticates && !calm && dice.coin();
     let link = if calm {
         LinkConfig { delay: Duration::from_micros(dice.log(50, 50_000)), ..LinkConfig::ideal() }
@@ -448,7 +466,8 @@ async fn accept(server: Host, talk: Talk, seed: u64, handlers: Handlers) {
             None => sleep(Duration::from_millis(dice.below(3))).await,
             Some(Ok((stream, _))) => {
                 let plan = Plan::draw(&mut dice, &talk);
-                let task = converse(stream, server.who, None, plan, server.shared.clone(), dice.u64());
+                let whose = Whose { who: server.who, id: None, trusting: None };
+                let task = converse(stream, whose, plan, server.shared.clone(), dice.u64());
                 lock(&handlers).push(tokio::spawn(task));
             }
             // Killed: the next process has an endpoint of its own.
@@ -473,7 +492,8 @@ async fn dial(
         let id = mix(seed ^ n) | 1;
         let Some(endpoint) = client.endpoint().filter(|_| !shared.is_stopped()) else { continue };
         let plan = Plan::draw(&mut dice, &talk);
-        let connected = if dice.chance(0.2) {
+        let (lazy, began) = (dice.chance(0.2), shared.restarts());
+        let connected = if lazy {
             Some(endpoint.connect_lazy(server))
         } else {
             let polls = dice.maybe(if talk.calm { 0.0 } else { 0.1 }, |dice| dice.below(4));
@@ -491,7 +511,10 @@ async fn dial(
             }
         };
         shared.ledger(id, true, |_| ());
-        let task = converse(stream, client.who, Some(id), plan, shared.clone(), dice.u64());
+        // Without a hello, or before it, nobody can tell the server's next life from this one.
+        let trusting = lazy || !stream.is_extended();
+        let whose = Whose { who: client.who, id: Some(id), trusting: trusting.then_some(began) };
+        let task = converse(stream, whose, plan, shared.clone(), dice.u64());
         if dice.coin() {
             task.await;
         } else {
