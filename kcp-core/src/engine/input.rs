@@ -75,7 +75,7 @@ impl Engine {
         let had_hole = !self.assembler.is_empty();
         let mut heard = Heard::default();
         let mut applied = Applied::default();
-        if !self.is_validated() {
+        if !self.is_validated() && !self.needs_token() {
             self.seek_proof(segments);
         }
         let validated = self.is_validated();
@@ -172,7 +172,7 @@ impl Engine {
             InputError::UnknownCommand(_) => &mut rare.rejected_command,
             InputError::UnaBeyondSent => &mut rare.rejected_una,
             InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => &mut rare.rejected_fragment,
-            InputError::Closed(_) => return,
+            InputError::OtherLife | InputError::Closed(_) => return,
         };
         bump(counter);
     }
@@ -180,7 +180,7 @@ impl Engine {
     /// Who echoes a timestamp that only we know gets what is sent there.
     fn seek_proof(&mut self, segments: Segments<'_>) {
         for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Ack) {
-            if self.unproven.get().is_some_and(|proofs| proofs.contains(&(header.sn, header.ts))) {
+            if self.unproven.get().is_some_and(|unproven| unproven.proofs.contains(&(header.sn, header.ts))) {
                 return self.validate();
             }
             self.stats.rarely(|rare| &mut rare.mismatched_echoes);

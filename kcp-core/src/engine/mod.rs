@@ -24,7 +24,7 @@ use crate::send::queue::{SendQueue, fragments_of};
 use crate::seq::Seq;
 use crate::stats::{Counters, Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
-use crate::wire::control::MAGIC;
+use crate::wire::control::{Control, MAGIC};
 use crate::wire::datagram::Transmit;
 use crate::wire::{Command, HEADER_LEN};
 use window::{Announcer, Prober};
@@ -41,6 +41,14 @@ const AMPLIFICATION: u64 = 3;
 const MAX_WRONG_ECHOES: u64 = 16;
 /// Transmissions remembered until the proof.
 const MAX_PROOFS: usize = 64;
+/// A segment that denies: a header and the magic byte.
+const DENIAL_LEN: usize = HEADER_LEN + 1;
+/// One that answers a hello: magic byte, type, length, two tokens.
+const ANSWER_LEN: usize = HEADER_LEN + 20;
+/// The shortest mtu at which a segment of some length has room behind that.
+const MIN_LEAD_MTU: usize = 128;
+/// What a session begins with may be repeated by the network; so many segments in order are no such leftover.
+const MAX_STALE: u32 = 128;
 
 /// Parameters in the units of the engine. Durations are microseconds.
 #[derive(Clone, Debug)]
@@ -94,6 +102,32 @@ impl Params {
 /// `IKCP_RTO_MIN` 100 ms, `IKCP_RTO_NDL` 30 ms.
 pub(crate) const fn min_rto_of(nodelay: u8) -> u64 {
     if nodelay == 0 { 100_000 } else { 30_000 }
+}
+
+/// What is known of a peer whose address is not proven.
+#[derive(Debug, Default)]
+struct Unproven {
+    /// The transmissions made so far, (sn, ts): the echo of any of them is the proof. At most [`MAX_PROOFS`].
+    proofs: Vec<(Seq, u32)>,
+    lead: Option<Lead>,
+}
+
+/// What every datagram to a peer begins with that may mean another: who was here before, and took to its grave what it knew.
+#[derive(Copy, Clone, Debug)]
+enum Lead {
+    /// Data has opened the session; its (sn, ts).
+    Denial(Seq, u32),
+    /// The peer has said hello. Nothing but our token is the proof then: what it echoes may come from the former life.
+    Answer { token: u64, echo: u64 },
+}
+
+impl Lead {
+    const fn len(self) -> usize {
+        match self {
+            Self::Denial(..) => DENIAL_LEN,
+            Self::Answer { .. } => ANSWER_LEN,
+        }
+    }
 }
 
 /// One conversation's protocol state.
@@ -151,9 +185,8 @@ pub(crate) struct Engine {
     /// A `WINS` is to be sent.
     tell: bool,
     /// There while the peer has not proven that it gets what is sent to its address: until then no more than three times
-    /// of what came from there goes there, for it may be a victim's. The transmissions made so far, (sn, ts): the echo of
-    /// any of them is the proof. At most [`MAX_PROOFS`].
-    unproven: Rare<Vec<(Seq, u32)>>,
+    /// of what came from there goes there, for it may be a victim's.
+    unproven: Rare<Unproven>,
 
     stats: Counters,
 }
@@ -461,8 +494,61 @@ impl Engine {
 
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
-        if let Some(proofs) = self.unproven.get_mut().filter(|proofs| proofs.len() < MAX_PROOFS) {
-            proofs.push((sn, ts));
+        if let Some(unproven) = self.unproven.get_mut().filter(|unproven| unproven.proofs.len() < MAX_PROOFS) {
+            unproven.proofs.push((sn, ts));
+        }
+    }
+
+    /// The peer has said hello: whatever leaves begins with the answer, until it shows our token.
+    pub(crate) fn greet(&mut self, token: u64, echo: u64) {
+        if let Some(unproven) = self.unproven.get_mut() {
+            unproven.lead = Some(Lead::Answer { token, echo });
+        }
+    }
+
+    /// Data has opened the session: whatever leaves says so, until its sender cannot be one of our kind that means another.
+    pub(crate) fn deny(&mut self, sn: Seq, ts: u32) {
+        if let Some(unproven) = self.unproven.get_mut() {
+            unproven.lead = Some(Lead::Denial(sn, ts));
+        }
+    }
+
+    /// Nothing but our token proves the peer's address.
+    pub(crate) fn needs_token(&self) -> bool {
+        self.unproven.get().is_some_and(|unproven| matches!(unproven.lead, Some(Lead::Answer { .. })))
+    }
+
+    /// The same, and datagrams are too short to begin with it: nothing else leaves.
+    pub(crate) fn is_mute(&self) -> bool {
+        self.needs_token() && self.params.mtu < MIN_LEAD_MTU
+    }
+
+    fn lead(&self) -> Option<Lead> {
+        let lead = self.unproven.get()?.lead?;
+        let stale = self.assembler.next().value() < MAX_STALE;
+        Some(lead).filter(|lead| stale || matches!(lead, Lead::Answer { .. }))
+    }
+
+    /// Bytes of each datagram that are kept for a lead while one may come.
+    fn lead_room(&self) -> usize {
+        match () {
+            () if self.is_validated() => 0,
+            () if self.params.mtu < MIN_LEAD_MTU => DENIAL_LEN,
+            () => ANSWER_LEN,
+        }
+    }
+
+    fn push_lead(&self, now: Timestamp, lead: Lead, buf: &mut Vec<u8>) {
+        match lead {
+            Lead::Denial(sn, ts) => self.push_denial(sn, ts, buf),
+            Lead::Answer { token, echo } => {
+                let mut payload = alloc::vec![MAGIC];
+                Control::HelloAck { token, echo }.encode(&mut payload);
+                let mut header = self.header(Command::Wins, Seq::new(1), self.clock.stamp(now));
+                header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                buf.extend_from_slice(&header.encode());
+                buf.extend_from_slice(&payload);
+            }
         }
     }
 
@@ -471,7 +557,9 @@ impl Engine {
         if self.is_validated() {
             return u64::MAX;
         }
-        self.stats.bytes_received.saturating_mul(AMPLIFICATION).saturating_sub(self.stats.bytes_sent)
+        let lead = self.lead().map_or(0, Lead::len);
+        let most = self.stats.bytes_received.saturating_mul(AMPLIFICATION);
+        most.saturating_sub(self.stats.bytes_sent).saturating_sub(lead as u64)
     }
 
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
@@ -490,6 +578,7 @@ impl Engine {
         if !self.inflight.is_empty() {
             return 0;
         }
+        let mss = mss.saturating_sub(self.lead_room());
         let part = usize::try_from(self.allowance() / AMPLIFICATION).unwrap_or(usize::MAX);
         let enough = self.allowance() > HEADER_LEN as u64;
         part.saturating_sub(HEADER_LEN).max(usize::from(enough)).min(mss)
@@ -504,6 +593,18 @@ impl Engine {
     /// Whether the peer echoed too many timestamps that were never sent, before it proved its address.
     pub(crate) fn is_guessing(&self) -> bool {
         !self.is_validated() && self.stats.mismatched_echoes() >= MAX_WRONG_ECHOES
+    }
+
+    /// Appends a datagram as it is, if it may leave.
+    pub(crate) fn write_bare(&mut self, datagram: &[u8], buf: &mut Vec<u8>) -> Option<Transmit> {
+        let len = datagram.len();
+        if len as u64 > self.allowance() {
+            return None;
+        }
+        buf.extend_from_slice(datagram);
+        let run = Transmit { datagrams: 1, stride: len, len };
+        self.count_sent(&run);
+        Some(run)
     }
 
     /// Appends a datagram of one control segment.
@@ -541,19 +642,22 @@ impl Engine {
     /// Appends the answer to data of a session that was not known before it: to one of ours that has had a session here it
     /// says that it is gone, to everybody else nothing.
     pub(crate) fn write_denial(&mut self, sn: Seq, ts: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let len = HEADER_LEN.saturating_add(1);
-        if len as u64 > self.allowance() {
+        if DENIAL_LEN as u64 > self.allowance() {
             return None;
         }
+        self.push_denial(sn, ts, buf);
+        let run = Transmit { datagrams: 1, stride: DENIAL_LEN, len: DENIAL_LEN };
+        self.count_sent(&run);
+        Some(run)
+    }
+
+    fn push_denial(&self, sn: Seq, ts: u32, buf: &mut Vec<u8>) {
         let mut header = self.header(Command::Wins, sn, ts);
         header.len = 1;
         // It would not be in flight any more, and the echo would prove nothing.
         header.una = sn.plus(NOTHING_ACKED);
         buf.extend_from_slice(&header.encode());
         buf.push(MAGIC);
-        let run = Transmit { datagrams: 1, stride: len, len };
-        self.count_sent(&run);
-        Some(run)
     }
 
     /// Everything accepted has been sent at least once.

@@ -187,6 +187,7 @@ fn abort_and_unread_data_reset_the_peer() {
 #[test]
 fn a_forged_reset_ends_nothing_and_guessing_is_bounded() {
     let mut pair = dialled(&quiet(), &lossy(0), 4);
+    pair.drive(LIMIT, |pair| pair.ends[1].is_validated());
     pair.ends[1].write(pair.now, b"in flight").unwrap();
     let now = pair.now;
     let sent = output(&mut pair.ends[1], now);
@@ -486,7 +487,7 @@ fn the_answer_to_a_hello_is_repeated_although_data_has_proven_the_address() {
     let config = Arc::new(quiet());
     let mut server = Session::accept(77, config.clone(), Seed::from_u64(1), START);
     let mut client = Session::connect_lazy(77, config, Seed::from_u64(2), START);
-    let mut now = START + Duration::from_millis(200);
+    let mut now = START;
     client.write(now, b"x").unwrap();
     server.write(now, b"y").unwrap();
     let exchange = |from: &mut Session, to: &mut Session, now, answers: &mut bool| {
