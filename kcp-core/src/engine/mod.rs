@@ -47,8 +47,6 @@ const DENIAL_LEN: usize = HEADER_LEN + 1;
 const ANSWER_LEN: usize = HEADER_LEN + 20;
 /// The shortest mtu at which a segment of some length has room behind that.
 const MIN_LEAD_MTU: usize = 128;
-/// What a session begins with may be repeated by the network; so many segments in order are no such leftover.
-const MAX_STALE: u32 = 128;
 
 /// Parameters in the units of the engine. Durations are microseconds.
 #[derive(Clone, Debug)]
@@ -494,7 +492,8 @@ impl Engine {
 
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
-        if let Some(unproven) = self.unproven.get_mut().filter(|unproven| unproven.proofs.len() < MAX_PROOFS) {
+        if let Some(unproven) = self.unproven.get_mut().filter(|unproven| unproven.proofs.len() < MAX_PROOFS)
+        {
             unproven.proofs.push((sn, ts));
         }
     }
@@ -506,7 +505,8 @@ impl Engine {
         }
     }
 
-    /// Data has opened the session: whatever leaves says so, until its sender cannot be one of our kind that means another.
+    /// Data has opened the session: whatever leaves says so, until its sender has shown that it took some of it, which one of our
+    /// kind does not that means another.
     pub(crate) fn deny(&mut self, sn: Seq, ts: u32) {
         if let Some(unproven) = self.unproven.get_mut() {
             unproven.lead = Some(Lead::Denial(sn, ts));
@@ -524,9 +524,7 @@ impl Engine {
     }
 
     fn lead(&self) -> Option<Lead> {
-        let lead = self.unproven.get()?.lead?;
-        let stale = self.assembler.next().value() < MAX_STALE;
-        Some(lead).filter(|lead| stale || matches!(lead, Lead::Answer { .. }))
+        self.unproven.get()?.lead
     }
 
     /// Bytes of each datagram that are kept for a lead while one may come.

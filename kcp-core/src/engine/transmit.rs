@@ -33,7 +33,9 @@ impl Engine {
         flush: bool,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        let Some(lead) = self.lead() else { return self.transmit_run(now, framing, self.params.mtu, flush, buf) };
+        let Some(lead) = self.lead() else {
+            return self.transmit_run(now, framing, self.params.mtu, flush, buf);
+        };
         // In the same datagram, so that neither loss nor reordering brings one without the other.
         let start = buf.len();
         self.push_lead(now, lead, buf);

@@ -3,7 +3,7 @@
 mod socket;
 mod talk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,8 +39,11 @@ pub(crate) struct Shared {
     ledger: Mutex<BTreeMap<u64, [Said; 2]>>,
     healed: watch::Sender<bool>,
     over: AtomicBool,
-    /// Restarts of the server.
-    restarts: AtomicU64,
+    /// How often somebody may have come in the place of who was spoken to: restarts of the server, and new addresses, to which
+    /// a tombstone does not follow.
+    upheavals: AtomicU64,
+    /// Conversations of which a server's end was dropped before it heard whose it was.
+    unheard: Mutex<BTreeSet<u32>>,
     /// No new conversations.
     stopped: AtomicBool,
     /// Errors are not expected.
@@ -96,8 +99,8 @@ impl Shared {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
+    fn upheavals(&self) -> u64 {
+        self.upheavals.load(Ordering::Relaxed)
     }
 
     fn is_stopped(&self) -> bool {
@@ -177,7 +180,7 @@ impl Host {
     fn restart(&self) -> Result<(), String> {
         self.shared.note(self.who, "restart", [0; 3]);
         if self.who == 0 {
-            self.shared.restarts.fetch_add(1, Ordering::Relaxed);
+            self.shared.upheavals.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(process) = lock(&self.process).take() {
             process.socket.kill();
@@ -234,7 +237,8 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
         ledger: Mutex::new(BTreeMap::new()),
         healed: watch::channel(false).0,
         over: AtomicBool::new(false),
-        restarts: AtomicU64::new(0),
+        upheavals: AtomicU64::new(0),
+        unheard: Mutex::default(),
         stopped: AtomicBool::new(false),
         calm,
         layered: layers.fec.is_some() || layers.crypt.is_some(),
@@ -492,7 +496,7 @@ async fn dial(
         let id = mix(seed ^ n) | 1;
         let Some(endpoint) = client.endpoint().filter(|_| !shared.is_stopped()) else { continue };
         let plan = Plan::draw(&mut dice, &talk);
-        let (lazy, began) = (dice.chance(0.2), shared.restarts());
+        let (lazy, began) = (dice.chance(0.2), shared.upheavals());
         let connected = if lazy {
             Some(endpoint.connect_lazy(server))
         } else {
@@ -576,6 +580,7 @@ async fn chaotic(
             }
             Event::Nat(i) => {
                 nats += 1;
+                shared.upheavals.fetch_add(1, Ordering::Relaxed);
                 shared.note(i as u32, "new address", [u64::from(nats), 0, 0]);
                 net.rebind(hosts[i].addr, SocketAddr::from(([10, 9, 0, i as u8], 20_000 + nats)));
             }

@@ -87,14 +87,14 @@ pub(super) struct Whose {
     pub(super) who: u32,
     /// Clients have numbers, the server learns them.
     pub(super) id: Option<u64>,
-    /// Takes the server's next life for the one it has dialled: restarts before it did.
+    /// Takes the server's next life for the one it has dialled: upheavals before it did.
     pub(super) trusting: Option<u64>,
 }
 
 impl Whose {
     /// Whoever answers may be another than who answered first.
     fn is_deceived(&self, shared: &Shared) -> bool {
-        self.trusting.is_some_and(|restarts| restarts != shared.restarts())
+        self.trusting.is_some_and(|before| before != shared.upheavals())
     }
 }
 
@@ -131,17 +131,12 @@ fn cut(dice: &mut Dice, chance: f64) -> Option<u64> {
 }
 
 /// Lives one end until it is over, by whatever reason; what is found wrong is told to `shared`.
-pub(super) async fn converse(
-    stream: KcpStream,
-    whose: Whose,
-    plan: Plan,
-    shared: Arc<Shared>,
-    seed: u64,
-) {
+pub(super) async fn converse(stream: KcpStream, whose: Whose, plan: Plan, shared: Arc<Shared>, seed: u64) {
     let Whose { who, id, .. } = whose;
     let to_server = who != 0;
     let stats = stream.stats();
-    shared.note(who, "talks", [u64::from(stream.conv()), stats.bytes_received, 0]);
+    let conv = stream.conv();
+    shared.note(who, "talks", [u64::from(conv), stats.bytes_received, 0]);
     let leave = plan.leave;
     let abort = plan.abort;
     let known = std::sync::Mutex::new(id);
@@ -150,7 +145,8 @@ pub(super) async fn converse(
     let handle = shared.clone();
     let (reader, writer) = stream.into_split();
     let talk = async {
-        let mut read = pin!(listen(reader, &known, &told, whose, plan.clone(), shared.clone(), seed ^ 1));
+        let mut read =
+            pin!(listen(reader, conv, &known, &told, whose, plan.clone(), shared.clone(), seed ^ 1));
         // A server learns from the first bytes what it is asked.
         let mut write = pin!(async {
             let id = loop {
@@ -165,7 +161,7 @@ pub(super) async fn converse(
             };
             match id {
                 Some(id) => {
-                    let spoken = speak(writer, id, who, plan.clone(), shared.clone(), seed ^ 2).await;
+                    let spoken = speak(writer, id, whose, plan.clone(), shared.clone(), seed ^ 2).await;
                     let reset = spoken.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
                     told.store(reset, Ordering::Relaxed);
                 }
@@ -206,19 +202,21 @@ pub(super) async fn converse(
         },
     };
     let id = *super::socket::lock(&known);
-    if let Some(id) = id {
-        handle.ledger(id, !to_server, |said| said.read.push((read, natural)));
+    match id {
+        Some(id) => handle.ledger(id, !to_server, |said| said.read.push((read, natural))),
+        None => drop(super::socket::lock(&handle.unheard).insert(conv)),
     }
 }
 
 async fn speak(
     mut writer: OwnedWriteHalf,
     id: u64,
-    who: u32,
+    whose: Whose,
     plan: Plan,
     shared: Arc<Shared>,
     seed: u64,
 ) -> io::Result<()> {
+    let who = whose.who;
     let failed = |what, error: io::Error| {
         shared.failure(who, what, &error);
         Err(error)
@@ -269,7 +267,9 @@ async fn speak(
             None => tokio::task::yield_now().await,
             Some(Ok(())) => {
                 shared.note(who, "shutdown", [at, 0, 0]);
-                shared.ledger(id, to_server, |said| said.shutdown_ok = true);
+                // What two lives have acknowledged neither may have whole.
+                let whole = !whose.is_deceived(&shared);
+                shared.ledger(id, to_server, |said| said.shutdown_ok = whole);
                 return Ok(());
             }
             Some(Err(error)) => return failed("shutdown failed", error),
@@ -282,8 +282,10 @@ async fn speak(
 }
 
 /// How much was read, and whether to the end, or an error.
+#[allow(clippy::too_many_arguments, reason = "a reader knows all of its conversation")]
 async fn listen(
     mut reader: OwnedReadHalf,
+    conv: u32,
     known: &std::sync::Mutex<Option<u64>>,
     told: &AtomicBool,
     whose: Whose,
@@ -350,13 +352,14 @@ async fn listen(
             if let Some(id) = *super::socket::lock(known) {
                 let said = shared.ledger(id, !to_server, |said| said.clone());
                 // Whoever did not hear who it is was dropped, which is an end.
-                let unheard = at == 0 && said.written == 0;
+                let dropped = super::socket::lock(&shared.unheard).contains(&conv);
+                let unheard = at == 0 && (said.written == 0 || dropped);
                 let whole = at == said.written || (said.left && at >= said.taken);
                 let announced = said.shut && whole;
                 let excused = told.load(Ordering::Relaxed) || whose.is_deceived(&shared);
                 if !unheard && !announced && !excused {
                     shared.broken(format!(
-                        "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x})",
+                        "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x}, conv {conv}, {who})",
                         said.written, said.shut
                     ));
                 }
@@ -380,7 +383,7 @@ async fn listen(
         }
         if let Some(id) = *super::socket::lock(known) {
             if let Some(wrong) = differs(stream_of(id, !to_server), at, data) {
-                shared.broken(format!("byte {wrong} of conversation {id:x} is wrong"));
+                shared.broken(format!("byte {wrong} of conversation {id:x} is wrong (conv {conv}, {who})"));
                 return (at, false);
             }
             at += data.len() as u64;
