@@ -14,7 +14,7 @@ use kcp_netsim::{LinkConfig, Loss, SimNet};
 use kcp_tokio::layers::{Cipher, Crypt};
 use kcp_tokio::{KcpConfig, KcpEndpoint};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, advance, sleep, timeout};
 
@@ -37,7 +37,9 @@ pub(crate) struct Shared {
     broken: Mutex<Option<String>>,
     /// Conversations, by number: to the server, from it.
     ledger: Mutex<BTreeMap<u64, [Said; 2]>>,
-    healed: watch::Sender<bool>,
+    healed: AtomicBool,
+    /// Rings then. (`watch` wakes its receivers in an order that it draws by itself.)
+    bell: Notify,
     over: AtomicBool,
     /// How often somebody may have come in the place of who was spoken to: restarts of the server, and new addresses, to which
     /// a tombstone does not follow.
@@ -87,12 +89,14 @@ impl Shared {
     }
 
     fn is_healed(&self) -> bool {
-        *self.healed.borrow()
+        self.healed.load(Ordering::Relaxed)
     }
 
     async fn healed(&self) {
-        let mut healed = self.healed.subscribe();
-        let _ = healed.wait_for(|healed| *healed).await;
+        let bell = self.bell.notified();
+        if !self.is_healed() {
+            bell.await;
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -235,7 +239,8 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
         began: Instant::now(),
         broken: Mutex::new(None),
         ledger: Mutex::new(BTreeMap::new()),
-        healed: watch::channel(false).0,
+        healed: AtomicBool::new(false),
+        bell: Notify::new(),
         over: AtomicBool::new(false),
         upheavals: AtomicU64::new(0),
         unheard: Mutex::default(),
@@ -617,7 +622,8 @@ async fn chaotic(
         shared.note(0, "heal", [0; 3]);
         net.set_all(&healed());
     }
-    shared.healed.send_replace(true);
+    shared.healed.store(true, Ordering::Relaxed);
+    shared.bell.notify_waiters();
     Ok(())
 }
 
