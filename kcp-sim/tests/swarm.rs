@@ -20,9 +20,16 @@ fn all_well(world: World, seeds: impl IntoIterator<Item = u64>) -> BTreeSet<&'st
 #[test]
 fn a_swarm_of_the_core() {
     let features = all_well(World::Core, 0..400);
-    for feature in
-        ["byzantine peer", "blackout", "clock jumps", "restart", "replay", "raw corruption", "message mode"]
-    {
+    for feature in [
+        "byzantine peer",
+        "blackout",
+        "clock jumps",
+        "clock steps back",
+        "restart",
+        "replay",
+        "raw corruption",
+        "message mode",
+    ] {
         assert!(features.contains(feature), "no seed had {feature}");
     }
 }
@@ -30,7 +37,9 @@ fn a_swarm_of_the_core() {
 #[test]
 fn a_swarm_of_the_stack() {
     let features = all_well(World::Stack, 0..60);
-    for feature in ["layers", "server restart", "NAT rebinding", "stalls", "send errors", "full sockets"] {
+    for feature in
+        ["layers", "server restart", "NAT rebinding", "rebind", "stalls", "send errors", "full sockets"]
+    {
         assert!(features.contains(feature), "no seed had {feature}");
     }
 }

@@ -49,8 +49,8 @@ impl Clock {
         self.since + (at.as_micros().saturating_sub(self.base).saturating_mul(1000)).div_ceil(self.rate)
     }
 
-    const fn jump(&mut self, now: u64, by: u64) {
-        self.base = self.local(now).as_micros() + by;
+    const fn jump(&mut self, now: u64, by: i64) {
+        self.base = self.local(now).as_micros().saturating_add_signed(by);
         self.since = now;
     }
 }
@@ -114,7 +114,8 @@ enum Event {
     /// Of one direction, or both.
     Partition(u8, bool),
     Stall(u32, u64),
-    Jump(u32, u64),
+    /// Forward; back, which no source of time should do, and which must do no more harm than to delay.
+    Jump(u32, i64),
     Restart(u32),
     /// By somebody who does not know the conversation.
     Attack(u32),
@@ -330,6 +331,10 @@ impl<'a> Sim<'a> {
                 let by = dice.pick(&[1, 1000, 40_000, 25 * 86_400_000, 50 * 86_400_000]);
                 schedule.push((dice.below(chaos), Event::Jump(who, by * 1000)));
             }
+            if note(features, dice.chance(0.05), "clock steps back") {
+                let by = dice.log(1, 30_000) as i64;
+                schedule.push((dice.below(chaos), Event::Jump(who, -by * 1000)));
+            }
             if pair.trusted && note(features, dice.chance(0.2), "off-path attacker") {
                 for _ in 0..dice.range(1, 20) {
                     schedule.push((dice.below(chaos), Event::Attack(who)));
@@ -438,7 +443,7 @@ impl<'a> Sim<'a> {
                 end.next = Some(end.stalled_until);
             }
             Event::Jump(id, by) => {
-                self.trace.add(self.now, id, "clock jump", [by, 0, 0]);
+                self.trace.add(self.now, id, "clock jump", [by.unsigned_abs(), u64::from(by < 0), 0]);
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.clock.jump(self.now, by);
@@ -628,9 +633,9 @@ impl<'a> Sim<'a> {
             }
             let Some(idle) = end.drawn.idle else { continue };
             over = false;
-            // What was under way still arrived; clocks are up to a twentieth slow.
+            // What was under way still arrived; clocks are up to a twentieth slow, or were set back.
             let limit = idle.max(end.config.connect_timeout_after());
-            let limit = since.max(end.heard_at) + micros(limit) * 21 / 20 + 5_000_000;
+            let limit = since.max(end.heard_at) + micros(limit) * 21 / 20 + 35_000_000;
             if self.now > limit {
                 return Err(format!(
                     "silence is no error after {} s ({})",

@@ -180,6 +180,20 @@ impl Host {
         Ok(())
     }
 
+    /// Its sessions move to another address.
+    fn rebind(&self, addr: SocketAddr) -> Result<(), String> {
+        self.shared.note(self.who, "rebind", [0; 3]);
+        self.shared.upheavals.fetch_add(1, Ordering::Relaxed);
+        let seed = mix(*lock(&self.seed) ^ u64::from(addr.port()));
+        let socket = Watched::bind(&self.net, self.who, addr, self.mtu, self.faults, &self.shared, seed)
+            .map_err(|error| format!("cannot bind {addr}: {error}"))?;
+        if let Some(process) = lock(&self.process).as_mut() {
+            process.endpoint.rebind_to(socket.clone());
+            process.socket = socket;
+        }
+        Ok(())
+    }
+
     /// As kill -9, and the same again.
     fn restart(&self) -> Result<(), String> {
         self.shared.note(self.who, "restart", [0; 3]);
@@ -219,6 +233,8 @@ impl Host {
 enum Event {
     Partition(usize, u64),
     Nat(usize),
+    /// To another socket, of another address.
+    Rebind(usize),
     Path,
     ReceiveError(usize),
     Restart(usize),
@@ -548,6 +564,7 @@ fn events(dice: &mut Dice, clients: usize, chaos: u64, features: &mut Features) 
     let client = |dice: &mut Dice| 1 + dice.below(clients as u64) as usize;
     some(dice, 0.3, "partitions", &mut |dice| Event::Partition(client(dice), dice.log(1000, 20_000_000)));
     some(dice, 0.3, "NAT rebinding", &mut |dice| Event::Nat(client(dice)));
+    some(dice, 0.2, "rebind", &mut |dice| Event::Rebind(client(dice)));
     some(dice, 0.2, "path changes", &mut |_| Event::Path);
     some(dice, 0.2, "receive errors", &mut |dice| {
         Event::ReceiveError(dice.below(clients as u64 + 1) as usize)
@@ -588,6 +605,10 @@ async fn chaotic(
                 shared.upheavals.fetch_add(1, Ordering::Relaxed);
                 shared.note(i as u32, "new address", [u64::from(nats), 0, 0]);
                 net.rebind(hosts[i].addr, SocketAddr::from(([10, 9, 0, i as u8], 20_000 + nats)));
+            }
+            Event::Rebind(i) => {
+                nats += 1;
+                hosts[i].rebind(SocketAddr::from(([10, 8, 0, i as u8], 30_000 + nats)))?;
             }
             Event::Path => {
                 let mut link = link.clone();
