@@ -1,9 +1,9 @@
 //! The pool of half-open sessions, against a list of them.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kcp_core::Timestamp;
@@ -12,12 +12,12 @@ use crate::halfopen::{HalfOpen, Stranger};
 
 struct Session {
     from: IpAddr,
-    half_open: Cell<bool>,
+    half_open: AtomicBool,
 }
 
 impl Stranger for Session {
     fn is_half_open(&self) -> bool {
-        self.half_open.get()
+        self.half_open.load(Ordering::Relaxed)
     }
 }
 
@@ -65,7 +65,7 @@ fn same_as_a_list() {
                 // It has proven something, or has ended.
                 if !list.open.is_empty() {
                     let session = list.open.remove(rng.usize(0..list.open.len()));
-                    session.half_open.set(false);
+                    session.half_open.store(false, Ordering::Relaxed);
                     pool.leave(session.from);
                     // It may live on, somebody's.
                     lives_on.extend(rng.bool().then_some(session));
@@ -78,7 +78,7 @@ fn same_as_a_list() {
             if !admitted {
                 continue;
             }
-            let session = Arc::new(Session { from, half_open: Cell::new(true) });
+            let session = Arc::new(Session { from, half_open: AtomicBool::new(true) });
             let evicted = pool.push(from, &session, limit);
             list.open.push(session);
             let expected = (list.open.len() > limit).then(|| list.open.remove(0));
@@ -89,7 +89,7 @@ fn same_as_a_list() {
                 _ => assert!(evicted.is_none() && expected.is_none(), "seed {seed} step {step}"),
             }
             if let Some(evicted) = evicted {
-                evicted.half_open.set(false);
+                evicted.half_open.store(false, Ordering::Relaxed);
                 pool.leave(evicted.from);
             }
             assert_eq!(pool.len(), list.open.len());
