@@ -58,6 +58,20 @@ impl Byzantine {
         }
     }
 
+    /// A reset by somebody who has not seen the handshake.
+    pub(super) fn reset(&mut self) -> Vec<u8> {
+        let mut payload = vec![0xE1];
+        if self.dice.coin() {
+            payload.extend([6, 8, 0]);
+            payload.extend(self.dice.u64().to_le_bytes());
+        }
+        let (sn, ts) = (Seq::new(self.dice.below(4) as u32), self.dice.u64() as u32);
+        let una = Seq::new(0xFFFF_0001);
+        let len = payload.len() as u32;
+        let header = Header { conv: self.conv, cmd: Command::Wins, frg: 0, wnd: 128, ts, sn, una, len };
+        self.segment(header, &payload)
+    }
+
     /// A datagram of its own accord.
     pub(super) fn say(&mut self, now: u64) -> Vec<u8> {
         self.next = now + self.dice.range(1, self.pace * 2);

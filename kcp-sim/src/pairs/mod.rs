@@ -523,12 +523,27 @@ impl<'a> Sim<'a> {
     fn attack(&mut self, id: u32) -> Check {
         let (pair, side) = (id as usize / 2, id as usize % 2);
         let pair = &mut self.pairs[pair];
-        let mut liar = Byzantine::new(pair.conv ^ (1 + self.dice.u64() as u32 / 2), &mut self.dice, 1000);
-        let datagram = if self.dice.chance(0.1) { Vec::new() } else { liar.say(self.now) };
+        // Or knows nothing but that, and guesses a proof.
+        let reset = self.dice.chance(0.2);
+        let conv = if reset { pair.conv } else { pair.conv ^ (1 + self.dice.u64() as u32 / 2) };
+        let mut liar = Byzantine::new(conv, &mut self.dice, 1000);
+        let datagram = match () {
+            () if reset => liar.reset(),
+            () if self.dice.chance(0.1) => Vec::new(),
+            () => liar.say(self.now),
+        };
         let end = &mut pair.ends[side];
         let local = end.clock.local(self.now);
         let Some(session) = &mut end.session else { return Ok(()) };
         self.trace.add(self.now, id, "attack", [datagram.len() as u64, 0, 0]);
+        if reset {
+            end.bytes.0 += datagram.len() as u64;
+            let before = session.close_reason();
+            let _ = session.handle_datagram(local, &datagram);
+            let after = session.close_reason();
+            end.next = Some(self.now.max(end.stalled_until));
+            return if before == after { Ok(()) } else { Err(format!("a forged reset ended a session: {after:?}")) };
+        }
         let before = (session.held(), session.una(), session.poll_timeout(), session.close_reason());
         if datagram.len() >= 4
             && session.handle_datagram(local, &datagram).is_ok()
