@@ -414,6 +414,7 @@ impl Engine {
         (self.ask, self.tell) = (false, false);
         if unread_too {
             self.reader.clear();
+            self.assembler = Assembler::new(self.assembler.next());
         }
     }
 

@@ -206,3 +206,27 @@ fn a_read_that_skips_empty_messages_finds_what_their_room_let_in() {
     assert_eq!(end.read(at(1), &mut buf), Ok(1));
     assert_eq!(end.read(at(1), &mut buf), Err(ReadError::Empty));
 }
+
+#[test]
+fn after_an_abort_nothing_is_read_from_behind_what_was_thrown_away() {
+    // Found by simulation: the room of what was thrown away let in what had waited for it.
+    let mut end = lone(quiet().recv_window(2));
+    for sn in 0..4 {
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, b"x")).unwrap();
+    }
+    assert_eq!(end.una().value(), 2);
+    end.abort();
+    assert_eq!(end.read(at(1), &mut [0; 9]), Err(ReadError::Closed(CloseReason::Aborted)));
+    assert_eq!(end.held().received, 0);
+    // What arrived in order before another end is still there, all of it.
+    let mut end = lone(quiet().recv_window(2));
+    for sn in 0..4 {
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, b"x")).unwrap();
+    }
+    end.disconnect();
+    let mut total = 0;
+    while let Ok(n) = end.read(at(1), &mut [0; 9]) {
+        total += n;
+    }
+    assert_eq!(total, 4);
+}

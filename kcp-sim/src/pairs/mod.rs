@@ -542,7 +542,11 @@ impl<'a> Sim<'a> {
             let _ = session.handle_datagram(local, &datagram);
             let after = session.close_reason();
             end.next = Some(self.now.max(end.stalled_until));
-            return if before == after { Ok(()) } else { Err(format!("a forged reset ended a session: {after:?}")) };
+            return if before == after {
+                Ok(())
+            } else {
+                Err(format!("a forged reset ended a session: {after:?}"))
+            };
         }
         let before = (session.held(), session.una(), session.poll_timeout(), session.close_reason());
         if datagram.len() >= 4
