@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn same_as_the_formulas() {
         let mut rng = crate::tests::Rng::new(2);
-        for _ in 0..200 {
+        for _ in 0..crate::tests::rounds(200) {
             let mut rtt = RttEstimator::new();
             let (mut srtt, mut var, mut hold) = (None::<u128>, 0u128, 0u128);
             for _ in 0..100 {

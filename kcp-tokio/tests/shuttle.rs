@@ -15,6 +15,9 @@ mod halfopen;
 #[path = "../src/life.rs"]
 #[allow(dead_code, reason = "the rest is for the crate")]
 mod life;
+#[path = "../src/logs.rs"]
+#[allow(dead_code, reason = "the rest is for the crate")]
+mod logs;
 mod models;
 #[path = "../src/registry.rs"]
 #[allow(dead_code, reason = "the rest is for the crate")]
@@ -57,9 +60,9 @@ mod sync {
     pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
         let model = std::sync::Arc::new(model);
         let again = model.clone();
-        shuttle::check_random(move || model(), 2000);
+        shuttle::check_random(move || model(), 1000);
         // Few preemptions in unlikely places.
-        shuttle::check_pct(move || again(), 2000, 3);
+        shuttle::check_pct(move || again(), 1000, 3);
     }
 
     /// Tasks beside the driver.
