@@ -26,7 +26,7 @@ pub struct Stats {
     pub fast_retransmits: u64,
     /// Of those: because no acknowledgement came within the RTO.
     pub timeout_retransmits: u64,
-    /// Copies of small segments that rode along in other datagrams.
+    /// Copies of small segments that rode along in other datagrams, and of lost ones that held the window.
     pub copies_sent: u64,
     /// ACK segments sent.
     pub acks_sent: u64,
@@ -74,6 +74,8 @@ pub struct Stats {
     pub rto: Duration,
     /// Congestion window in segments (`u32::MAX`: no congestion control).
     pub cwnd: u32,
+    /// Payload bytes that may be on their way ([`SessionConfig::pacing`](crate::SessionConfig::pacing); `u64::MAX`: no limit).
+    pub flight_limit: u64,
     /// Peer's receive window in segments, as last heard.
     pub peer_window: u32,
     /// Segments sent and not yet covered by `una`.

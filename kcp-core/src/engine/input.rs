@@ -126,6 +126,10 @@ impl Engine {
             self.progress_at = now;
             let (in_flight, peer_window) = (self.inflight.len(), self.peer_window);
             self.congestion.on_ack(now, &AckInfo { segments: covered, bytes, in_flight, peer_window, rtt });
+            if let Some(flight) = self.flight.get_mut() {
+                let rtt = rtt.map(|rtt| crate::time::saturating_micros(rtt).saturating_sub(applied.held));
+                flight.on_ack(now, bytes, self.inflight.latest_and_arrived().1, rtt);
+            }
         }
         let resend =
             if self.params.early_retransmit && self.queue.is_empty() { 1 } else { self.params.resend };

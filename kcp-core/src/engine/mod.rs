@@ -1,6 +1,7 @@
 //! The protocol itself, without lifecycle: what `ikcp.c` does. Both faces, [`Session`](crate::Session) and
 //! [`Kcp`](crate::Kcp), drive this one engine.
 
+mod flight;
 mod input;
 mod transmit;
 mod window;
@@ -27,6 +28,7 @@ use crate::time::{Timestamp, WireClock, saturating_micros};
 use crate::wire::control::MAGIC;
 use crate::wire::datagram::Transmit;
 use crate::wire::{Command, HEADER_LEN};
+use flight::{Flight, INITIAL};
 use window::{Announcer, Prober};
 
 /// `ikcp_send` refuses a message of 128 fragments and more, and so may a peer's receiver.
@@ -61,6 +63,8 @@ pub(crate) struct Params {
     pub(crate) send_buffer: usize,
     pub(crate) recv_buffer: usize,
     pub(crate) redundancy: u8,
+    /// With `nc`: a flight is limited to what the path takes.
+    pub(crate) pacing: bool,
 }
 
 impl Params {
@@ -83,6 +87,7 @@ impl Params {
             send_buffer: config.send_buffer,
             recv_buffer: config.recv_buffer,
             redundancy: config.redundancy,
+            pacing: config.pacing && numbers.nc,
         }
     }
 
@@ -104,6 +109,7 @@ pub(crate) struct Engine {
     clock: WireClock,
     rtt: RttEstimator,
     congestion: BoxedController,
+    flight: Rare<Flight>,
 
     queue: SendQueue,
     inflight: Inflight,
@@ -166,6 +172,7 @@ impl Engine {
             clock: WireClock::new(ts_offset),
             rtt: RttEstimator::new(),
             congestion,
+            flight: Rare::none(),
             queue: SendQueue::default(),
             inflight: Inflight::new(Seq::new(0)),
             peer_window: INITIAL_PEER_WINDOW,
@@ -204,6 +211,7 @@ impl Engine {
 
     pub(crate) fn set_controller(&mut self, controller: BoxedController) {
         self.congestion = controller;
+        self.params.pacing = false;
     }
 
     pub(crate) fn set_nc(&mut self, nc: bool) {
@@ -433,11 +441,27 @@ impl Engine {
         stats.rttvar = core::time::Duration::from_micros(self.rtt.rttvar());
         stats.rto = core::time::Duration::from_micros(self.rtt.rto());
         stats.cwnd = self.congestion.window();
+        stats.flight_limit = self.flight_limit();
         stats.peer_window = self.peer_window;
         stats.in_flight = self.inflight.len();
         stats.unsent_bytes = self.queue.bytes() as u64;
         stats.unread_bytes = self.reader.bytes() as u64;
         stats
+    }
+
+    /// Payload bytes that may be on their way.
+    pub(super) fn flight_limit(&self) -> u64 {
+        if self.params.pacing { self.flight.get().map_or(INITIAL, Flight::limit) } else { u64::MAX }
+    }
+
+    /// What was lost on the old path must not wait for what its losses have made of timeouts.
+    pub(crate) fn path_changed(&mut self) {
+        self.flight.clear();
+        self.inflight.end_backoff(self.rtt.rto());
+    }
+
+    pub(super) fn is_flight_full(&self) -> bool {
+        self.inflight.on_the_way() as u64 >= self.flight_limit()
     }
 
     /// Caps what is sent until the peer's address is proven.
@@ -599,10 +623,14 @@ impl Engine {
         consider(self.announcer.next());
         consider(self.prober.next());
         if let Some(len) = self.inflight.peek_due().map(|(_, _, slot)| slot.data.len()) {
-            if HEADER_LEN.saturating_add(len) as u64 <= self.allowance() {
+            if HEADER_LEN.saturating_add(len) as u64 <= self.allowance() && !self.is_flight_full() {
                 consider(Some(self.paced_until.unwrap_or(Timestamp::ZERO)));
             }
-        } else if !self.queue.is_empty() && self.inflight.len() < self.send_limit() && self.may_send_new() {
+        } else if !self.queue.is_empty()
+            && self.inflight.len() < self.send_limit()
+            && self.may_send_new()
+            && !self.is_flight_full()
+        {
             let held = self.hold_until.filter(|_| self.is_held());
             consider(Some(held.or(self.paced_until).unwrap_or(Timestamp::ZERO)));
         }

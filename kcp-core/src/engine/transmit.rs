@@ -59,36 +59,34 @@ impl Engine {
         self.announcer.told(u32::from(self.free_window()));
         self.count_sent(&run);
         self.congestion.on_pkt_sent(now, run.len);
+        if data && let Some(flight) = self.flight.get_mut() {
+            flight.on_sent(now, self.inflight.latest_and_arrived().0);
+        }
         Some(run)
     }
 
     fn write_data(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
         let budget = self.congestion.pacing_budget(now);
-        let mut left = budget.bytes.min(self.allowance());
-        // Nothing changes before room and budget are known to suffice.
-        let mut fits = |len: usize, writer: &mut DatagramWriter<'_>| {
-            if len as u64 > left {
-                return Fit::Paced;
-            }
-            if !writer.reserve(len, max_datagrams) {
-                return Fit::RunEnds;
-            }
-            left = left.saturating_sub(len as u64);
-            Fit::Yes
-        };
+        let mut room = Room { bytes: budget.bytes.min(self.allowance()), max_datagrams };
         self.paced_until = None;
         let ts = self.clock.stamp(now);
         let template = self.header(Command::Push, Seq::new(0), ts);
         let (rto, nodelay) = (self.rtt.rto(), self.params.nodelay);
         let una = self.inflight.una();
-        while let Some((sn, cause, slot)) = self.inflight.peek_due() {
+        let flight = self.flight_limit();
+        loop {
+            let on_the_way = self.inflight.on_the_way() as u64;
+            let Some((sn, cause, slot)) = self.inflight.peek_due() else { break };
             // But for the first, which asks whether there is room.
             let wanted = sn.offset_from(una).is_none_or(|i| i < self.peer_window as usize);
             if !wanted && sn != una {
                 self.inflight.stall();
                 continue;
             }
-            match fits(HEADER_LEN.saturating_add(slot.data.len()), writer) {
+            if on_the_way >= flight {
+                return self.flight_is_full(now);
+            }
+            match room.fits(HEADER_LEN.saturating_add(slot.data.len()), writer) {
                 Fit::Yes => {}
                 Fit::RunEnds => return,
                 Fit::Paced => {
@@ -112,6 +110,7 @@ impl Engine {
                 Cause::Timeout => &mut rare.timeout_retransmits,
             });
         }
+        self.write_copies(now, &template, &mut room, writer);
         let (stream, mss) = (self.params.stream, self.params.mss());
         let limit = self.send_limit();
         if self.hold_until.is_some_and(|until| until <= now) {
@@ -127,7 +126,10 @@ impl Engine {
                 self.congestion.on_app_limited(now);
                 return;
             };
-            match fits(HEADER_LEN.saturating_add(len), writer) {
+            if self.inflight.on_the_way() as u64 >= flight {
+                return self.flight_is_full(now);
+            }
+            match room.fits(HEADER_LEN.saturating_add(len), writer) {
                 Fit::Yes => {}
                 Fit::RunEnds => return,
                 Fit::Paced => {
@@ -154,6 +156,40 @@ impl Engine {
             bump(&mut self.stats.segments_sent);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
         }
+    }
+
+    /// While the window lets nothing new through, for want of what was lost, that is sent twice: the path is idle, and the next
+    /// loss would keep it so for another round trip.
+    fn write_copies(
+        &mut self,
+        now: Timestamp,
+        template: &Header,
+        room: &mut Room,
+        writer: &mut DatagramWriter<'_>,
+    ) {
+        let blocked = self.flight.get().is_some()
+            && !self.queue.is_empty()
+            && self.inflight.len() >= self.send_limit()
+            && !self.is_flight_full();
+        if !blocked {
+            return self.inflight.leave_lone();
+        }
+        while let Some((sn, slot)) = self.inflight.next_lone() {
+            let len = slot.data.len();
+            if !matches!(room.fits(HEADER_LEN.saturating_add(len), writer), Fit::Yes) {
+                return;
+            }
+            writer.push(&Header { sn, frg: slot.frg, len: wire_len(len), ..*template }, &slot.data);
+            self.inflight.copied(sn, template.ts, now);
+            self.stats.rarely(|rare| &mut rare.copies_sent);
+        }
+    }
+
+    /// More could be sent than may be on its way.
+    fn flight_is_full(&mut self, now: Timestamp) {
+        let flight = self.flight.make();
+        flight.on_sent(now, self.inflight.latest_and_arrived().0);
+        flight.is_full();
     }
 
     /// Whether what was sent again may ride once more. (What `redundancy` asks for is paid for anyway.)
@@ -288,6 +324,26 @@ impl Engine {
     pub(super) fn follow_peer_window(&mut self, now: Timestamp) {
         let closed = self.peer_window == 0 && (!self.queue.is_empty() || self.inflight.is_stalled());
         self.ask |= self.prober.update(now, closed);
+    }
+}
+
+/// What may still be written.
+struct Room {
+    bytes: u64,
+    max_datagrams: usize,
+}
+
+impl Room {
+    /// Nothing changes before room and budget are known to suffice.
+    fn fits(&mut self, len: usize, writer: &mut DatagramWriter<'_>) -> Fit {
+        if len as u64 > self.bytes {
+            return Fit::Paced;
+        }
+        if !writer.reserve(len, self.max_datagrams) {
+            return Fit::RunEnds;
+        }
+        self.bytes = self.bytes.saturating_sub(len as u64);
+        Fit::Yes
     }
 }
 

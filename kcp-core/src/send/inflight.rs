@@ -88,6 +88,8 @@ pub(crate) struct Inflight {
     slots: VecDeque<Slot>,
     /// Payload bytes in slots that are not acknowledged.
     bytes: usize,
+    /// Of those, the bytes that wait in `due`: they are on their way no longer.
+    lost: usize,
     /// Slots that are not acknowledged.
     unacked: u32,
     /// Transmissions so far; the next one's position in send order.
@@ -113,6 +115,8 @@ struct Repairs {
     due: VecDeque<(Seq, Cause)>,
     /// Due, but beyond a window that the peer has made smaller since they were sent; stale as above.
     stalled: VecDeque<(Seq, Cause)>,
+    /// Before this position in send order, it is settled whether a copy follows what was sent again.
+    copied: u64,
     others: VecDeque<Sending>,
     /// Small segments sent again: one copy of each rides along with something later. Stale as above.
     fragile: VecDeque<Seq>,
@@ -124,6 +128,7 @@ impl Inflight {
             una,
             slots: VecDeque::new(),
             bytes: 0,
+            lost: 0,
             unacked: 0,
             next_order: 0,
             arrived: 0,
@@ -156,6 +161,16 @@ impl Inflight {
     /// Payload bytes in flight and not acknowledged.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Payload bytes neither acknowledged nor known to be lost.
+    pub(crate) const fn on_the_way(&self) -> usize {
+        self.bytes.saturating_sub(self.lost)
+    }
+
+    /// Position in send order of the latest transmission, and the first beyond what is known to have arrived.
+    pub(crate) const fn latest_and_arrived(&self) -> (u64, u64) {
+        (self.next_order.wrapping_sub(1), self.arrived)
     }
 
     /// Whether something in flight is not acknowledged in any way.
@@ -260,6 +275,34 @@ impl Inflight {
         }
     }
 
+    /// The first of those sent again that no copy has followed yet.
+    pub(crate) fn next_lone(&mut self) -> Option<(Seq, &Slot)> {
+        let Self { slots, una, repairs, .. } = self;
+        let Repairs { resent, copied, .. } = repairs.get_mut()?;
+        loop {
+            let &(order, sn) = resent.get(resent.partition_point(|&(order, _)| order < *copied))?;
+            if let Some(slot) = find(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
+                return Some((sn, slot));
+            }
+            *copied = order.wrapping_add(1);
+        }
+    }
+
+    /// Books a copy of `sn`, which [`next_lone`](Self::next_lone) returned.
+    pub(crate) fn copied(&mut self, sn: Seq, ts: u32, now: Timestamp) {
+        let order = self.get(sn).map_or(0, |slot| slot.order);
+        self.repairs.make().copied = order.wrapping_add(1);
+        self.rode(sn, ts, now);
+    }
+
+    /// What was sent again until now needs no copy.
+    pub(crate) fn leave_lone(&mut self) {
+        let next = self.next_order;
+        if let Some(repairs) = self.repairs.get_mut() {
+            repairs.copied = next;
+        }
+    }
+
     fn note(&mut self, sending: Sending) {
         let others = &mut self.repairs.make().others;
         if others.len() >= MAX_OTHERS {
@@ -300,8 +343,11 @@ impl Inflight {
         slot.acked = true;
         let exact = slot.ts == ts;
         let (sent_at, order, once) = (slot.sent_at, slot.order, slot.xmit == 1 && slot.rides == 0);
-        let data = core::mem::take(&mut slot.data);
+        let (data, due) = (core::mem::take(&mut slot.data), slot.due);
         self.bytes = self.bytes.saturating_sub(data.len());
+        if due {
+            self.lost = self.lost.saturating_sub(data.len());
+        }
         self.unacked = self.unacked.saturating_sub(1);
         if exact {
             self.has_arrived(order);
@@ -321,6 +367,9 @@ impl Inflight {
             }
             self.bytes = self.bytes.saturating_sub(slot.data.len());
             self.unacked = self.unacked.saturating_sub(1);
+            if slot.due {
+                self.lost = self.lost.saturating_sub(slot.data.len());
+            }
             if slot.xmit == 1 {
                 self.arrived = self.arrived.max(slot.order.wrapping_add(1));
             }
@@ -360,12 +409,13 @@ impl Inflight {
                     break;
                 }
                 slot.due = true;
+                self.lost = self.lost.saturating_add(slot.data.len());
                 self.repairs.make().due.push_back((self.loss_cursor, Cause::Fast));
                 found = found.saturating_add(1);
             }
             self.loss_cursor = self.loss_cursor.next();
         }
-        let Self { slots, una, repairs, .. } = self;
+        let Self { slots, una, repairs, lost, .. } = self;
         let Some(Repairs { resent, due, .. }) = repairs.get_mut() else { return found };
         while let Some(&(order, sn)) = resent.front() {
             if let Some(slot) = find_mut(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
@@ -374,6 +424,7 @@ impl Inflight {
                 }
                 if limit == 0 || slot.xmit <= limit {
                     slot.due = true;
+                    *lost = lost.saturating_add(slot.data.len());
                     due.push_back((sn, Cause::Fast));
                     found = found.saturating_add(1);
                 }
@@ -403,7 +454,7 @@ impl Inflight {
 
     /// The timeout of `sn` has ended; false if it begins again, since a copy rode along later and may be on its way.
     fn time_out(&mut self, sn: Seq, now: Timestamp, first_rto: u64) -> bool {
-        let Self { slots, una, repairs, .. } = self;
+        let Self { slots, una, repairs, lost, .. } = self;
         let repairs = repairs.make();
         let first_ride = repairs.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
         let Some(slot) = find_mut(slots, *una, sn) else { return false };
@@ -414,6 +465,7 @@ impl Inflight {
             return false;
         }
         slot.due = true;
+        *lost = lost.saturating_add(slot.data.len());
         repairs.due.push_back((sn, Cause::Timeout));
         true
     }
@@ -424,7 +476,22 @@ impl Inflight {
         let (una, Some(slot)) = (self.una, self.slots.front_mut()) else { return };
         if slot.xmit > 1 && !slot.acked && !slot.due && slot.sent_at.plus_micros(rto) <= now {
             slot.due = true;
+            self.lost = self.lost.saturating_add(slot.data.len());
             self.repairs.make().due.push_back((una, Cause::Fast));
+        }
+    }
+
+    /// Timeouts that have grown beyond `rto` end as if they had not.
+    pub(crate) fn end_backoff(&mut self, rto: u64) {
+        let Some(Repairs { deadlines, .. }) = self.repairs.get_mut() else { return };
+        let mut sn = self.una;
+        for slot in &mut self.slots {
+            if slot.xmit > 1 && !slot.acked && !slot.due && slot.rto > rto {
+                slot.rto = rto;
+                // The entry with the old deadline is stale once this one has ended.
+                deadlines.push(Reverse((slot.sent_at.plus_micros(rto), slot.order, sn.value())));
+            }
+            sn = sn.next();
         }
     }
 
@@ -519,6 +586,7 @@ impl Inflight {
             Cause::Fast => last,
         };
         slot.due = false;
+        let len = slot.data.len();
         slot.xmit = slot.xmit.saturating_add(1);
         let before = Sending { sn, ts: slot.ts, sent_at: slot.sent_at };
         slot.ts = ts;
@@ -528,6 +596,7 @@ impl Inflight {
         slot.deferred = false;
         let ride = protect && slot.data.len() <= SMALL;
         let deadline = now.plus_micros(slot.rto);
+        self.lost = self.lost.saturating_sub(len);
         self.note(before);
         if ride {
             self.protect(sn);

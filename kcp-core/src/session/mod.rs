@@ -473,8 +473,10 @@ impl Session {
         proven
     }
 
-    /// The path has changed: what is in flight may be lost, and the peer shall hear from us.
+    /// The path has changed: what is in flight may be lost, and is repeated without backoff; nothing is known of what the new
+    /// one takes; and the peer shall hear from us.
     pub fn probe_path(&mut self) {
+        self.engine.path_changed();
         if self.extension.is_on() {
             self.extension.ask();
         } else {
@@ -545,8 +547,9 @@ impl Session {
             }
             // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing.
             State::Open if self.extension.owes_denial() => self.transmit_denial(buf),
-            State::Open => match self.engine.transmit(now, framing, false, buf) {
-                None => self.transmit_control(now, buf),
+            // Few and short, and much depends on them: behind a flight they might be dropped with its end.
+            State::Open => match self.transmit_control(now, buf) {
+                None => self.engine.transmit(now, framing, false, buf),
                 run => run,
             },
         };
