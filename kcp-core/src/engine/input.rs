@@ -128,7 +128,8 @@ impl Engine {
             self.congestion.on_ack(now, &AckInfo { segments: covered, bytes, in_flight, peer_window, rtt });
             if let Some(flight) = self.flight.get_mut() {
                 let rtt = rtt.map(|rtt| crate::time::saturating_micros(rtt).saturating_sub(applied.held));
-                flight.on_ack(now, bytes, self.inflight.latest_and_arrived().1, rtt);
+                let arrived = self.inflight.latest_and_arrived().1;
+                flight.on_ack(now, bytes, arrived, self.inflight.ever_lost(), rtt);
             }
         }
         let resend =

@@ -610,6 +610,7 @@ impl Engine {
             return Some(Timestamp::ZERO);
         }
         let first_rto = self.first_rto();
+        let probe = self.tail_probe().map(|(at, _)| at);
         let mut next = self.inflight.next_deadline(first_rto);
         let mut consider = |candidate: Option<Timestamp>| {
             next = match (next, candidate) {
@@ -620,6 +621,7 @@ impl Engine {
         if !self.withholds_acks() && self.allowance() >= HEADER_LEN as u64 {
             consider(self.ack_due);
         }
+        consider(probe);
         consider(self.announcer.next());
         consider(self.prober.next());
         if let Some(len) = self.inflight.peek_due().map(|(_, _, slot)| slot.data.len()) {

@@ -18,6 +18,8 @@ pub(super) const HELD_UNIT: u64 = 250;
 /// Of so many segments one may ride once more after a loss, beyond the first few: where much is lost, much would be sent twice.
 const SEGMENTS_PER_COPY: u64 = 8;
 const FIRST_COPIES: u64 = 8;
+/// A probe waits so much longer than two round trips, in microseconds: runtimes count in milliseconds.
+const PROBE_SLACK: u64 = 2_000;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
 const CONTROL_SN: Seq = Seq::new(1);
@@ -37,6 +39,11 @@ impl Engine {
         self.tell |= self.announcer.update(now);
         if self.inflight.expire(now, self.first_rto()) > 0 {
             self.congestion.on_timeout(now, self.inflight.len());
+        }
+        if let Some((at, sn)) = self.tail_probe()
+            && at <= now
+        {
+            self.inflight.probe(sn, self.params.resend);
         }
         self.congestion.on_tick(now);
 
@@ -60,7 +67,7 @@ impl Engine {
         self.count_sent(&run);
         self.congestion.on_pkt_sent(now, run.len);
         if data && let Some(flight) = self.flight.get_mut() {
-            flight.on_sent(now, self.inflight.latest_and_arrived().0);
+            flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
         }
         Some(run)
     }
@@ -108,6 +115,7 @@ impl Engine {
             self.stats.rarely(|rare| match cause {
                 Cause::Fast => &mut rare.fast_retransmits,
                 Cause::Timeout => &mut rare.timeout_retransmits,
+                Cause::Probe => &mut rare.tail_probes,
             });
         }
         self.write_copies(now, &template, &mut room, writer);
@@ -188,7 +196,7 @@ impl Engine {
     /// More could be sent than may be on its way.
     fn flight_is_full(&mut self, now: Timestamp) {
         let flight = self.flight.make();
-        flight.on_sent(now, self.inflight.latest_and_arrived().0);
+        flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
         flight.is_full();
     }
 
@@ -319,6 +327,17 @@ impl Engine {
     pub(super) fn first_rto(&self) -> u64 {
         let rto = self.rtt.rto();
         if self.params.nodelay == 0 { rto.saturating_add(rto / 8) } else { rto }
+    }
+
+    /// When to send which segment again, since a flight's end was perhaps lost, which no later one's ACK would show (RACK-TLP, RFC
+    /// 8985, 7.2). Where the round trip is much shorter than the least RTO; one of ours acknowledges two segments at once.
+    pub(super) fn tail_probe(&self) -> Option<(Timestamp, Seq)> {
+        if !self.una_suffices || self.params.resend == 0 {
+            return None;
+        }
+        let (sn, since) = self.inflight.tail()?;
+        let wait = self.rtt.srtt()?.saturating_mul(2).saturating_add(self.rtt.rttvar().saturating_mul(4));
+        Some((since.max(self.progress_at).plus_micros(wait.saturating_add(PROBE_SLACK)), sn))
     }
 
     pub(super) fn follow_peer_window(&mut self, now: Timestamp) {

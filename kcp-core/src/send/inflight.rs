@@ -16,6 +16,8 @@ pub(crate) enum Cause {
     Fast,
     /// No acknowledgement within its RTO.
     Timeout,
+    /// Nothing was acknowledged for a while, and it is the last: its ACK will tell of those before it.
+    Probe,
 }
 
 /// A segment that has a sequence number and is not covered by `una` yet.
@@ -56,6 +58,8 @@ struct Sending {
 const MAX_OTHERS: usize = 64;
 /// Segments of which a copy is to ride, at most.
 const MAX_FRAGILE: usize = 64;
+/// How far from the end the tail is looked for.
+const TAIL: usize = 8;
 /// Payload of a segment that may ride, in bytes at most.
 pub(crate) const SMALL: usize = 256;
 
@@ -90,12 +94,18 @@ pub(crate) struct Inflight {
     bytes: usize,
     /// Of those, the bytes that wait in `due`: they are on their way no longer.
     lost: usize,
+    /// Bytes that were ever found lost.
+    ever_lost: u64,
     /// Slots that are not acknowledged.
     unacked: u32,
     /// Transmissions so far; the next one's position in send order.
     next_order: u64,
     /// One past the latest position in send order known to have arrived.
     arrived: u64,
+    /// Time of the latest transmission.
+    last_sent: Timestamp,
+    /// A probe was sent since something was last acknowledged.
+    probed: bool,
     /// Before it, no slot with one transmission can newly be found lost.
     loss_cursor: Seq,
     /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
@@ -129,9 +139,12 @@ impl Inflight {
             slots: VecDeque::new(),
             bytes: 0,
             lost: 0,
+            ever_lost: 0,
             unacked: 0,
             next_order: 0,
             arrived: 0,
+            last_sent: Timestamp::ZERO,
+            probed: false,
             loss_cursor: una,
             rto_cursor: una,
             repairs: Rare::none(),
@@ -168,6 +181,11 @@ impl Inflight {
         self.bytes.saturating_sub(self.lost)
     }
 
+    /// Payload bytes that were found lost, since the session began.
+    pub(crate) const fn ever_lost(&self) -> u64 {
+        self.ever_lost
+    }
+
     /// Position in send order of the latest transmission, and the first beyond what is known to have arrived.
     pub(crate) const fn latest_and_arrived(&self) -> (u64, u64) {
         (self.next_order.wrapping_sub(1), self.arrived)
@@ -197,6 +215,7 @@ impl Inflight {
         self.bytes = self.bytes.saturating_add(data.len());
         self.unacked = self.unacked.saturating_add(1);
         let order = self.take_order();
+        self.last_sent = now;
         self.slots.push_back(Slot {
             data,
             frg,
@@ -349,6 +368,7 @@ impl Inflight {
             self.lost = self.lost.saturating_sub(data.len());
         }
         self.unacked = self.unacked.saturating_sub(1);
+        self.probed = false;
         if exact {
             self.has_arrived(order);
         }
@@ -361,6 +381,7 @@ impl Inflight {
     pub(crate) fn on_una(&mut self, una: Seq) -> (u32, usize) {
         let count = una.offset_from(self.una).unwrap_or(0).min(self.slots.len());
         let before = self.bytes;
+        self.probed &= count == 0;
         for slot in self.slots.drain(..count) {
             if slot.acked {
                 continue;
@@ -408,14 +429,13 @@ impl Inflight {
                 if !overtaken(slot.order) {
                     break;
                 }
-                slot.due = true;
-                self.lost = self.lost.saturating_add(slot.data.len());
+                lose(&mut self.lost, &mut self.ever_lost, slot);
                 self.repairs.make().due.push_back((self.loss_cursor, Cause::Fast));
                 found = found.saturating_add(1);
             }
             self.loss_cursor = self.loss_cursor.next();
         }
-        let Self { slots, una, repairs, lost, .. } = self;
+        let Self { slots, una, repairs, lost, ever_lost, .. } = self;
         let Some(Repairs { resent, due, .. }) = repairs.get_mut() else { return found };
         while let Some(&(order, sn)) = resent.front() {
             if let Some(slot) = find_mut(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
@@ -423,8 +443,7 @@ impl Inflight {
                     break;
                 }
                 if limit == 0 || slot.xmit <= limit {
-                    slot.due = true;
-                    *lost = lost.saturating_add(slot.data.len());
+                    lose(lost, ever_lost, slot);
                     due.push_back((sn, Cause::Fast));
                     found = found.saturating_add(1);
                 }
@@ -454,7 +473,7 @@ impl Inflight {
 
     /// The timeout of `sn` has ended; false if it begins again, since a copy rode along later and may be on its way.
     fn time_out(&mut self, sn: Seq, now: Timestamp, first_rto: u64) -> bool {
-        let Self { slots, una, repairs, lost, .. } = self;
+        let Self { slots, una, repairs, lost, ever_lost, .. } = self;
         let repairs = repairs.make();
         let first_ride = repairs.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
         let Some(slot) = find_mut(slots, *una, sn) else { return false };
@@ -464,8 +483,7 @@ impl Inflight {
             repairs.deadlines.push(Reverse((deadline, slot.order, sn.value())));
             return false;
         }
-        slot.due = true;
-        *lost = lost.saturating_add(slot.data.len());
+        lose(lost, ever_lost, slot);
         repairs.due.push_back((sn, Cause::Timeout));
         true
     }
@@ -475,9 +493,35 @@ impl Inflight {
     pub(crate) fn retry_first(&mut self, now: Timestamp, rto: u64) {
         let (una, Some(slot)) = (self.una, self.slots.front_mut()) else { return };
         if slot.xmit > 1 && !slot.acked && !slot.due && slot.sent_at.plus_micros(rto) <= now {
-            slot.due = true;
-            self.lost = self.lost.saturating_add(slot.data.len());
+            lose(&mut self.lost, &mut self.ever_lost, slot);
             self.repairs.make().due.push_back((una, Cause::Fast));
+        }
+    }
+
+    /// The last segment on its way, if it is not the only one, and since when nothing has left. None once it was sent as a probe,
+    /// until something is acknowledged.
+    pub(crate) fn tail(&self) -> Option<(Seq, Timestamp)> {
+        if self.probed {
+            return None;
+        }
+        let mut sn = self.nxt();
+        for slot in self.slots.iter().rev().take(TAIL) {
+            sn = sn.plus(u32::MAX);
+            if !slot.acked && !slot.due {
+                return (self.on_the_way() > slot.data.len()).then_some((sn, self.last_sent));
+            }
+        }
+        None
+    }
+
+    /// Sends the [`tail`](Self::tail) again. Its place in send order is `resend` further, so that its ACK overtakes all before it.
+    pub(crate) fn probe(&mut self, sn: Seq, resend: u32) {
+        self.probed = true;
+        self.next_order = self.next_order.wrapping_add(u64::from(resend));
+        let Self { slots, una, lost, ever_lost, repairs, .. } = self;
+        if let Some(slot) = find_mut(slots, *una, sn) {
+            lose(lost, ever_lost, slot);
+            repairs.make().due.push_back((sn, Cause::Probe));
         }
     }
 
@@ -579,11 +623,12 @@ impl Inflight {
             return;
         };
         let order = self.take_order();
+        self.last_sent = now;
         let Some(slot) = self.get_mut(sn) else { return };
         let last = if slot.xmit == 1 { rto } else { slot.rto };
         slot.rto = match cause {
             Cause::Timeout => backoff(last),
-            Cause::Fast => last,
+            Cause::Fast | Cause::Probe => last,
         };
         slot.due = false;
         let len = slot.data.len();
@@ -615,6 +660,14 @@ impl Inflight {
             resent.retain(|&(order, sn)| is_live(order, sn));
         }
     }
+}
+
+/// Counts a segment that is to be sent again.
+const fn lose(lost: &mut usize, ever_lost: &mut u64, slot: &mut Slot) {
+    slot.due = true;
+    let len = slot.data.len();
+    *lost = lost.saturating_add(len);
+    *ever_lost = ever_lost.saturating_add(len as u64);
 }
 
 fn find(slots: &VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&Slot> {
