@@ -110,7 +110,7 @@ impl Engine {
             let again = nodelay > 0 && slot.xmit == 1 && slot.data.len() <= SMALL;
             let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
             let protect = self.may_copy();
-            self.inflight.resent(ts, now, rto, backoff, protect);
+            self.inflight.resent(ts, now, rto, backoff, wanted, protect);
             self.note_proof(sn, ts);
             self.stats.rarely(|rare| match cause {
                 Cause::Fast => &mut rare.fast_retransmits,

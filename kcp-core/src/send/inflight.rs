@@ -29,7 +29,7 @@ pub(crate) struct Slot {
     acked: bool,
     /// Waits in `due`.
     due: bool,
-    /// Transmissions so far; at least 1.
+    /// Transmissions so far, but for those into a closed window after the second; at least 1.
     pub(crate) xmit: u32,
     /// `ts` of the latest transmission, which its ACK echoes.
     ts: u32,
@@ -609,7 +609,8 @@ impl Inflight {
     }
 
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
-    /// to the next one after a timeout; `rto` is that of a segment sent now. `protect`: a copy of a small one rides along with
+    /// to the next one after a timeout; `rto` is that of a segment sent now. `wanted`: the peer has
+    /// room for it; otherwise this asks whether it has, and does not count as a failure. `protect`: a copy of a small one rides along with
     /// something later.
     pub(crate) fn resent(
         &mut self,
@@ -617,6 +618,7 @@ impl Inflight {
         now: Timestamp,
         rto: u64,
         backoff: impl Fn(u64) -> u64,
+        wanted: bool,
         protect: bool,
     ) {
         let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else {
@@ -632,7 +634,9 @@ impl Inflight {
         };
         slot.due = false;
         let len = slot.data.len();
-        slot.xmit = slot.xmit.saturating_add(1);
+        if wanted || slot.xmit == 1 {
+            slot.xmit = slot.xmit.saturating_add(1);
+        }
         let before = Sending { sn, ts: slot.ts, sent_at: slot.sent_at };
         slot.ts = ts;
         slot.sent_at = now;
@@ -711,7 +715,7 @@ mod tests {
         let mut out = Vec::new();
         while let Some((sn, cause, _)) = ring.peek_due() {
             out.push((sn.value(), cause));
-            ring.resent(5000, now, RTO, |rto| rto * 2, true);
+            ring.resent(5000, now, RTO, |rto| rto * 2, true, true);
         }
         out
     }
@@ -902,7 +906,7 @@ mod tests {
                     let model = naive.get_mut(&n).unwrap();
                     assert!(model.due && !model.acked);
                     assert_eq!(model.xmit, slot.xmit);
-                    ring.resent(order as u32, at(now), RTO, |rto| rto, true);
+                    ring.resent(order as u32, at(now), RTO, |rto| rto, true, true);
                     model.due = false;
                     model.xmit += 1;
                     model.order = order;
