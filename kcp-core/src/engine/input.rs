@@ -185,7 +185,7 @@ impl Engine {
     /// Who echoes a timestamp that only we know gets what is sent there.
     fn seek_proof(&mut self, segments: Segments<'_>) {
         for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Ack) {
-            if self.unproven.get().is_some_and(|proofs| proofs.contains(&(header.sn, header.ts))) {
+            if self.unproven.get().is_some_and(|all| all.proofs.contains(&(header.sn, header.ts))) {
                 return self.validate();
             }
             self.stats.rarely(|rare| &mut rare.mismatched_echoes);

@@ -101,6 +101,16 @@ pub(crate) const fn min_rto_of(nodelay: u8) -> u64 {
     if nodelay == 0 { 100_000 } else { 30_000 }
 }
 
+/// Until the proof no more than three times of what came from there goes to the peer's address, for it may be a victim's.
+#[derive(Debug, Default)]
+struct Unproven {
+    /// The transmissions made so far, (sn, ts): the echo of any of them is the proof. At most [`MAX_PROOFS`].
+    proofs: Vec<(Seq, u32)>,
+    /// Bytes received from, and sent to, addresses before this one.
+    received: u64,
+    sent: u64,
+}
+
 /// One conversation's protocol state.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -156,10 +166,8 @@ pub(crate) struct Engine {
     ask: bool,
     /// A `WINS` is to be sent.
     tell: bool,
-    /// There while the peer has not proven that it gets what is sent to its address: until then no more than three times
-    /// of what came from there goes there, for it may be a victim's. The transmissions made so far, (sn, ts): the echo of
-    /// any of them is the proof. At most [`MAX_PROOFS`].
-    unproven: Rare<Vec<(Seq, u32)>>,
+    /// There while the peer has not proven that it gets what is sent to its address.
+    unproven: Rare<Unproven>,
 
     stats: Counters,
 }
@@ -469,6 +477,13 @@ impl Engine {
         self.unproven.make();
     }
 
+    /// The peer begins at another address, which it has not proven either: what came from the old one earns it nothing.
+    pub(crate) fn distrust_anew(&mut self) {
+        let (received, sent) = (self.stats.bytes_received, self.stats.bytes_sent);
+        let unproven = self.unproven.make();
+        (unproven.received, unproven.sent) = (received, sent);
+    }
+
     /// The peer's address is proven.
     pub(crate) fn validate(&mut self) {
         self.unproven.clear();
@@ -480,17 +495,19 @@ impl Engine {
 
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
-        if let Some(proofs) = self.unproven.get_mut().filter(|proofs| proofs.len() < MAX_PROOFS) {
+        if let Some(Unproven { proofs, .. }) =
+            self.unproven.get_mut().filter(|all| all.proofs.len() < MAX_PROOFS)
+        {
             proofs.push((sn, ts));
         }
     }
 
     /// Bytes that may be sent now to an address that is not proven yet.
     pub(super) fn allowance(&self) -> u64 {
-        if self.is_validated() {
-            return u64::MAX;
-        }
-        self.stats.bytes_received.saturating_mul(AMPLIFICATION).saturating_sub(self.stats.bytes_sent)
+        let Some(before) = self.unproven.get() else { return u64::MAX };
+        let received = self.stats.bytes_received.saturating_sub(before.received);
+        let sent = self.stats.bytes_sent.saturating_sub(before.sent);
+        received.saturating_mul(AMPLIFICATION).saturating_sub(sent)
     }
 
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
@@ -534,9 +551,18 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         let len = HEADER_LEN.saturating_add(payload.len());
-        if len as u64 > self.allowance() {
-            return None;
-        }
+        (len as u64 <= self.allowance()).then(|| self.write_bare(now, cmd, payload, buf))
+    }
+
+    /// The same to an address that is not the peer's, or not yet.
+    pub(crate) fn write_bare(
+        &mut self,
+        now: Timestamp,
+        cmd: Command,
+        payload: &[u8],
+        buf: &mut Vec<u8>,
+    ) -> Transmit {
+        let len = HEADER_LEN.saturating_add(payload.len());
         let mut header = self.header(cmd, Seq::new(1), self.clock.stamp(now));
         header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         buf.extend_from_slice(&header.encode());
@@ -544,7 +570,7 @@ impl Engine {
         let run = Transmit { datagrams: 1, stride: len, len };
         self.announcer.told(u32::from(header.wnd));
         self.count_sent(&run);
-        Some(run)
+        run
     }
 
     pub(super) const fn count_sent(&mut self, run: &Transmit) {
