@@ -39,14 +39,19 @@ pub mod admission;
 mod classic;
 mod config;
 pub mod congestion;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod engine;
 mod error;
+mod num;
 mod rare;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod recv;
 mod rtt;
 mod seed;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod send;
 mod seq;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod session;
 mod stats;
 mod time;

@@ -3,6 +3,7 @@
 use core::num::NonZeroU64;
 
 use super::{AckInfo, Controller};
+use crate::num::{at_least_one, wide};
 use crate::time::Timestamp;
 
 /// Classic KCP congestion control.
@@ -22,14 +23,9 @@ impl Classic {
     /// Starts with a window of one segment of `mss` payload bytes.
     #[must_use]
     pub fn new(mss: usize) -> Self {
-        let mss = at_least_one(mss);
+        let mss = at_least_one(wide(mss));
         Self { cwnd: 1, ssthresh: THRESH_MIN, incr: mss.get(), mss }
     }
-}
-
-/// A payload has a length.
-fn at_least_one(mss: usize) -> NonZeroU64 {
-    u64::try_from(mss).ok().and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN)
 }
 
 impl Controller for Classic {
@@ -42,7 +38,7 @@ impl Controller for Classic {
             self.cwnd = self.cwnd.saturating_add(1);
             self.incr = self.incr.saturating_add(mss);
         } else {
-            let incr = self.mss.max(NonZeroU64::new(self.incr).unwrap_or(NonZeroU64::MIN));
+            let incr = self.mss.max(at_least_one(self.incr));
             let gain = mss.saturating_mul(mss) / incr;
             self.incr = incr.get().saturating_add(gain).saturating_add(mss / 16);
             if u64::from(self.cwnd.saturating_add(1)).saturating_mul(mss) <= self.incr {
@@ -73,7 +69,7 @@ impl Controller for Classic {
     }
 
     fn on_mss(&mut self, mss: usize) {
-        self.mss = at_least_one(mss);
+        self.mss = at_least_one(wide(mss));
     }
 }
 

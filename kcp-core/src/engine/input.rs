@@ -1,7 +1,5 @@
 //! Applies a datagram: first all of it is checked, then acknowledgements, then data.
 
-use core::num::NonZeroUsize;
-
 use bytes::Bytes;
 
 use super::Engine;
@@ -301,7 +299,7 @@ impl Engine {
             self.deliver();
         }
         let free = u32::from(self.free_window());
-        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len().get());
+        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len());
         let total = u32::try_from(by_bytes).unwrap_or(u32::MAX).min(self.params.rcv_wnd);
         if self.announcer.on_room(now, free, total, self.rtt.rto()) {
             self.tell = true;
@@ -312,9 +310,9 @@ impl Engine {
         self.broken
     }
 
-    /// How long the peer's segments may be.
-    fn segment_len(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.params.mss().max(self.longest)).unwrap_or(NonZeroUsize::MIN)
+    /// How long the peer's segments may be: at least 1.
+    fn segment_len(&self) -> usize {
+        self.params.mss().max(self.longest).max(1)
     }
 
     /// The `wnd` of everything that leaves now.
