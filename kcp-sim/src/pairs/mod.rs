@@ -87,6 +87,8 @@ struct End {
     bytes: (u64, u64),
     incarnation: u64,
     extended: bool,
+    /// It was told that its peer knows the end of its stream.
+    end_told: bool,
     lost_data: Option<bool>,
     closed_at: Option<u64>,
     heard_at: u64,
@@ -280,6 +282,7 @@ impl<'a> Sim<'a> {
                 bytes: (0, 0),
                 incarnation: 0,
                 extended: false,
+                end_told: false,
                 lost_data: None,
                 closed_at: None,
                 heard_at: 0,
@@ -461,6 +464,7 @@ impl<'a> Sim<'a> {
                 (end.session, end.epitaph) = (None, None);
                 (end.accepted, end.probed, end.half_open_until) = (false, false, None);
                 (end.bytes, end.extended, end.lost_data, end.closed_at) = ((0, 0), false, None, None);
+                end.end_told = false;
                 end.incarnation += 1;
                 end.inbox.clear();
                 end.next = None;
@@ -523,12 +527,12 @@ impl<'a> Sim<'a> {
     fn attack(&mut self, id: u32) -> Check {
         let (pair, side) = (id as usize / 2, id as usize % 2);
         let pair = &mut self.pairs[pair];
-        // Or knows nothing but that, and guesses a proof.
-        let reset = self.dice.chance(0.2);
-        let conv = if reset { pair.conv } else { pair.conv ^ (1 + self.dice.u64() as u32 / 2) };
+        // Or knows nothing but that, and guesses a proof, or acknowledges what was never sent.
+        let forged = self.dice.chance(0.4);
+        let conv = if forged { pair.conv } else { pair.conv ^ (1 + self.dice.u64() as u32 / 2) };
         let mut liar = Byzantine::new(conv, &mut self.dice, 1000);
         let datagram = match () {
-            () if reset => liar.reset(),
+            () if forged => liar.forge(),
             () if self.dice.chance(0.1) => Vec::new(),
             () => liar.say(self.now),
         };
@@ -536,16 +540,17 @@ impl<'a> Sim<'a> {
         let local = end.clock.local(self.now);
         let Some(session) = &mut end.session else { return Ok(()) };
         self.trace.add(self.now, id, "attack", [datagram.len() as u64, 0, 0]);
-        if reset {
-            end.bytes.0 += datagram.len() as u64;
-            let before = session.close_reason();
-            let _ = session.handle_datagram(local, &datagram);
-            let after = session.close_reason();
+        if forged {
+            let before = (session.close_reason(), session.held());
+            if session.handle_datagram(local, &datagram).is_ok() {
+                end.bytes.0 += datagram.len() as u64;
+            }
+            let after = (session.close_reason(), session.held());
             end.next = Some(self.now.max(end.stalled_until));
             return if before == after {
                 Ok(())
             } else {
-                Err(format!("a forged reset ended a session: {after:?}"))
+                Err(format!("a forgery changed {before:?} to {after:?}"))
             };
         }
         let before = (session.held(), session.una(), session.poll_timeout(), session.close_reason());
@@ -965,6 +970,7 @@ impl End {
             out.trace.add(out.now, self.who, reason_name(reason), [u64::from(session.has_lost_data()), 0, 0]);
         }
         while let Some(event) = session.poll_event() {
+            self.end_told |= event == kcp_core::Event::Drained && session.is_extended();
             self.app.on_event(event, &mut out.events)?;
         }
         self.extended |= session.is_extended();
@@ -1004,6 +1010,12 @@ impl End {
             return Ok(());
         }
         let received = peer.session.as_ref().map_or(0, |session| session.stats().payload_received);
+        let open = peer.session.as_ref().filter(|session| !session.is_closed());
+        if self.end_told
+            && open.is_some_and(|session| !session.is_read_closed() && session.held().received == 0)
+        {
+            return Err("told that the peer knows the end, and it does not".into());
+        }
         if received < self.app.written {
             return Err(format!("told that {} bytes were delivered, {received} were", self.app.written));
         }
