@@ -26,6 +26,7 @@ mod config;
 pub mod congestion;
 mod engine;
 mod error;
+mod kept;
 mod rare;
 mod recv;
 mod rtt;

@@ -231,10 +231,9 @@ impl Engine {
         let frg = header.frg;
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
             self.assembler.bypass();
-            // Message by message the application may keep one of many: each has its own memory.
-            let share = self.params.stream && !self.discard;
-            let data = if share { self.reader.copy(payload) } else { Bytes::copy_from_slice(payload) };
-            self.accept(Received { frg, data });
+            if self.takes(payload.len()) {
+                self.broken |= self.reader.copy(self.params.stream, frg, payload).is_err();
+            }
         } else {
             self.assembler.insert(header.sn, Received { frg, data: Bytes::copy_from_slice(payload) });
         }
@@ -258,15 +257,20 @@ impl Engine {
     }
 
     fn accept(&mut self, segment: Received) {
-        self.stats.payload_received = self.stats.payload_received.wrapping_add(segment.data.len() as u64);
-        if self.params.stream && segment.data.is_empty() {
+        if self.takes(segment.data.len()) {
+            self.broken |= self.reader.push(self.params.stream, segment).is_err();
+        }
+    }
+
+    /// Counts a segment in order of `len` bytes; whether it is for the reader.
+    fn takes(&mut self, len: usize) -> bool {
+        self.stats.payload_received = self.stats.payload_received.wrapping_add(len as u64);
+        if self.params.stream && len == 0 {
             // Legal, means nothing in a stream, and must neither stall the reader nor look like EOF.
             self.stats.rarely(|rare| &mut rare.empty_segments);
-            return;
+            return false;
         }
-        if !self.discard && self.reader.push(self.params.stream, segment).is_err() {
-            self.broken = true;
-        }
+        !self.discard
     }
 
     fn schedule_ack(&mut self, now: Timestamp, applied: &Applied, irregular: bool) {

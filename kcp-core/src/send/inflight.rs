@@ -5,6 +5,7 @@ use core::cmp::Reverse;
 
 use bytes::Bytes;
 
+use crate::kept::Usage;
 use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
@@ -100,6 +101,7 @@ pub(crate) struct Inflight {
     rto_cursor: Seq,
     /// There since something was sent again, or a copy rode along, until nothing is in flight.
     repairs: Rare<Repairs>,
+    usage: Usage,
 }
 
 /// What is kept of segments that are lost, or were sent more than once.
@@ -130,6 +132,7 @@ impl Inflight {
             loss_cursor: una,
             rto_cursor: una,
             repairs: Rare::none(),
+            usage: Usage::new(),
         }
     }
 
@@ -314,6 +317,10 @@ impl Inflight {
     /// segments it newly covers, and of those how many payload bytes were not acknowledged before.
     pub(crate) fn on_una(&mut self, una: Seq) -> (u32, usize) {
         let count = una.offset_from(self.una).unwrap_or(0).min(self.slots.len());
+        if count == 0 {
+            return (0, 0);
+        }
+        self.usage.note(self.slots.len());
         let before = self.bytes;
         for slot in self.slots.drain(..count) {
             if slot.acked {
@@ -339,10 +346,24 @@ impl Inflight {
         (covered, before.saturating_sub(self.bytes))
     }
 
-    /// An idle session keeps no buffer; a short pause keeps a small one.
+    /// Nothing is in flight: the ring stays for what comes next, unless it is much too large.
     fn release(&mut self) {
-        self.slots.shrink_to(0);
         self.repairs.clear();
+        if self.usage.is_exceeded(self.slots.capacity()) {
+            self.slots = VecDeque::new();
+        }
+    }
+
+    /// Whether memory is kept although nothing is in flight.
+    pub(crate) fn keeps(&self) -> bool {
+        self.slots.is_empty() && self.slots.capacity() > 0
+    }
+
+    /// An idle session keeps no buffer.
+    pub(crate) fn trim(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+        }
     }
 
     /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
