@@ -148,19 +148,23 @@ impl Engine {
 
     /// Everything that can be wrong is found here, before anything changes.
     fn check<'a>(&self, datagram: &'a [u8]) -> Result<Segments<'a>, InputError> {
-        let segments = Segments::parse(datagram, self.conv)?;
         let nxt = self.inflight.nxt();
         let fragments = self.params.rcv_wnd.min(MAX_INCOMING_FRAGMENTS);
-        for (header, _) in segments {
-            if nxt.is_before(header.una) {
-                return Err(InputError::UnaBeyondSent);
-            }
-            let push = header.cmd == Command::Push && !self.params.stream;
-            if push && u32::from(header.frg).saturating_add(1) > fragments {
-                return Err(InputError::FragmentTooLarge { frg: header.frg });
-            }
-        }
-        Ok(segments)
+        let mut refused = None;
+        let segments = Segments::parse_with(datagram, self.conv, |header| {
+            let error = if nxt.is_before(header.una) {
+                InputError::UnaBeyondSent
+            } else if header.cmd == Command::Push
+                && !self.params.stream
+                && u32::from(header.frg) >= fragments
+            {
+                InputError::FragmentTooLarge { frg: header.frg }
+            } else {
+                return;
+            };
+            refused.get_or_insert(error);
+        })?;
+        refused.map_or(Ok(segments), Err)
     }
 
     fn count_rejected(&mut self, error: InputError) {

@@ -369,6 +369,19 @@ impl Engine {
         self.after_read(now);
     }
 
+    /// Since when nothing has arrived, was written or acknowledged, while memory is kept for what comes next.
+    pub(crate) fn kept_since(&self) -> Option<Timestamp> {
+        let kept = self.queue.keeps() || self.inflight.keeps() || self.reader.keeps();
+        kept.then_some(self.data_at.max(self.wrote_at).max(self.progress_at))
+    }
+
+    /// Gives back what is kept for what comes next.
+    pub(crate) fn trim(&mut self) {
+        self.queue.trim();
+        self.inflight.trim();
+        self.reader.trim();
+    }
+
     /// Forgets what was not delivered: nothing more will be read or sent.
     pub(crate) fn forget(&mut self, unread_too: bool) {
         self.queue = SendQueue::default();
@@ -607,6 +620,27 @@ impl Engine {
             consider(Some(held.or(self.paced_until).unwrap_or(Timestamp::ZERO)));
         }
         next
+    }
+
+    /// Whether nothing is to be sent now, seen at a glance: most calls of [`transmit`](Self::transmit) find nothing.
+    pub(super) fn is_quiet(&mut self, now: Timestamp) -> bool {
+        let owed = self.tell || self.ask || self.ack_due.is_some_and(|due| due <= now);
+        let probes = self.announcer.next().is_some() || self.prober.next().is_some() || self.peer_window == 0;
+        if owed || probes || self.inflight.has_repairs() {
+            return false;
+        }
+        let has_room = self.inflight.len() < self.send_limit();
+        if has_room && !self.queue.is_empty() {
+            return false;
+        }
+        if self.inflight.next_deadline(self.first_rto()).is_some_and(|at| at <= now) {
+            return false;
+        }
+        if has_room {
+            self.hold_until = None;
+            self.congestion.on_app_limited(now);
+        }
+        true
     }
 
     /// When the next retransmission timeout ends.

@@ -33,6 +33,9 @@ impl Engine {
         flush: bool,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        if !flush && self.is_quiet(now) {
+            return None;
+        }
         self.follow_peer_window(now);
         self.tell |= self.announcer.update(now);
         if self.inflight.expire(now, self.first_rto()) > 0 {

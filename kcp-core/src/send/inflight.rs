@@ -354,6 +354,11 @@ impl Inflight {
         }
     }
 
+    /// Whether something is lost, or was sent more than once.
+    pub(crate) fn has_repairs(&self) -> bool {
+        self.repairs.get().is_some()
+    }
+
     /// Whether memory is kept although nothing is in flight.
     pub(crate) fn keeps(&self) -> bool {
         self.slots.is_empty() && self.slots.capacity() > 0
