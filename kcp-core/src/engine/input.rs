@@ -1,12 +1,9 @@
 //! Applies a datagram: first all of it is checked, then acknowledgements, then data.
 
-use bytes::Bytes;
-
 use super::Engine;
 use super::transmit::HELD_UNIT;
 use crate::congestion::AckInfo;
 use crate::error::InputError;
-use crate::recv::assembler::Received;
 use crate::send::inflight::AckOutcome;
 use crate::seq::Seq;
 use crate::stats::bump;
@@ -236,10 +233,10 @@ impl Engine {
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
             self.assembler.bypass();
             if self.takes(payload.len()) {
-                self.broken |= self.reader.copy(self.params.stream, frg, payload).is_err();
+                self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
             }
         } else {
-            self.assembler.insert(header.sn, Received { frg, data: Bytes::copy_from_slice(payload) });
+            self.assembler.insert(header.sn, frg, payload);
         }
         self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
     }
@@ -254,16 +251,14 @@ impl Engine {
     /// Moves what has become in order to the reader while it has room; true when it can be read.
     fn deliver(&mut self) -> bool {
         while self.reader.len() < self.params.rcv_wnd as usize {
-            let Some(segment) = self.assembler.pop() else { break };
-            self.accept(segment);
+            let Some(len) = self.assembler.front().map(|(_, payload)| payload.len()) else { break };
+            let wanted = self.takes(len);
+            if wanted && let Some((frg, payload)) = self.assembler.front() {
+                self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
+            }
+            self.assembler.pop();
         }
         self.is_readable()
-    }
-
-    fn accept(&mut self, segment: Received) {
-        if self.takes(segment.data.len()) {
-            self.broken |= self.reader.push(self.params.stream, segment).is_err();
-        }
     }
 
     /// Counts a segment in order of `len` bytes; whether it is for the reader.

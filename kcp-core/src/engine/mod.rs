@@ -371,7 +371,10 @@ impl Engine {
 
     /// Since when nothing has arrived, was written or acknowledged, while memory is kept for what comes next.
     pub(crate) fn kept_since(&self) -> Option<Timestamp> {
-        let kept = self.queue.keeps() || self.inflight.keeps() || self.reader.keeps();
+        let kept = self.queue.keeps()
+            || self.inflight.keeps()
+            || self.reader.keeps()
+            || self.assembler.keeps();
         kept.then_some(self.data_at.max(self.wrote_at).max(self.progress_at))
     }
 
@@ -380,6 +383,7 @@ impl Engine {
         self.queue.trim();
         self.inflight.trim();
         self.reader.trim();
+        self.assembler.trim();
     }
 
     /// Forgets what was not delivered: nothing more will be read or sent.

@@ -7,7 +7,6 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::kept::Usage;
 use crate::rare::Rare;
-use crate::recv::assembler::Received;
 
 /// Segments in order that the application has not read (`rcv_queue`).
 #[derive(Debug, Default)]
@@ -154,32 +153,21 @@ impl ReadQueue {
         self.bytes
     }
 
-    /// Appends the next segment in order.
-    pub(crate) fn push(&mut self, stream: bool, segment: Received) -> Result<(), BrokenChain> {
-        let Received { frg, data } = segment;
-        let piece = self.admit(stream, frg, data.len(), !data.is_empty())?;
+    /// Appends a copy of the next segment in order.
+    pub(crate) fn push(&mut self, stream: bool, frg: u8, payload: &[u8]) -> Result<(), BrokenChain> {
+        let before = self.bytes;
+        let piece = self.admit(stream, frg, payload.len())?;
         let unread = self.unread.make();
         if piece.own {
-            unread.own.push_back(data);
+            unread.own.push_back(Bytes::copy_from_slice(payload));
+        } else {
+            unread.store.append(payload, before);
         }
         unread.pieces.push_back(piece);
         Ok(())
     }
 
-    /// Appends a copy of the next segment in order.
-    pub(crate) fn copy(&mut self, stream: bool, frg: u8, payload: &[u8]) -> Result<(), BrokenChain> {
-        if self.whole {
-            return self.push(stream, Received { frg, data: Bytes::copy_from_slice(payload) });
-        }
-        let before = self.bytes;
-        let piece = self.admit(stream, frg, payload.len(), false)?;
-        let unread = self.unread.make();
-        unread.store.append(payload, before);
-        unread.pieces.push_back(piece);
-        Ok(())
-    }
-
-    fn admit(&mut self, stream: bool, frg: u8, len: usize, own: bool) -> Result<Piece, BrokenChain> {
+    fn admit(&mut self, stream: bool, frg: u8, len: usize) -> Result<Piece, BrokenChain> {
         if !stream {
             if self.expected.is_some_and(|expected| expected != frg) {
                 return Err(BrokenChain);
@@ -191,7 +179,7 @@ impl ReadQueue {
         }
         self.bytes = self.bytes.saturating_add(len);
         // No datagram is longer.
-        Ok(Piece { len: u32::try_from(len).unwrap_or(u32::MAX), frg, own })
+        Ok(Piece { len: u32::try_from(len).unwrap_or(u32::MAX), frg, own: self.whole && len > 0 })
     }
 
     /// Whether a read would return something. An empty message counts: it is for
@@ -360,15 +348,11 @@ mod tests {
     use super::*;
     use alloc::vec;
 
-    fn segment(frg: u8, data: &'static [u8]) -> Received {
-        Received { frg, data: Bytes::from_static(data) }
-    }
-
     #[test]
     fn stream_reads_across_segments() {
         let mut queue = ReadQueue::default();
         for data in [b"abc".as_slice(), b"de", b"f"] {
-            queue.push(true, segment(0, data)).unwrap();
+            queue.push(true, 0, data).unwrap();
         }
         let mut buf = [0; 4];
         assert_eq!(queue.read(true, &mut buf), 4);
@@ -382,20 +366,20 @@ mod tests {
     #[test]
     fn messages_keep_their_boundaries() {
         let mut queue = ReadQueue::default();
-        queue.push(false, segment(1, b"ab")).unwrap();
+        queue.push(false, 1, b"ab").unwrap();
         assert!(!queue.is_readable(false) && queue.peek_len(false).is_none());
         assert_eq!(queue.read(false, &mut [0; 8]), 0, "an incomplete message is not read");
-        queue.push(false, segment(0, b"cd")).unwrap();
-        queue.push(false, segment(0, b"")).unwrap();
-        queue.push(false, segment(0, b"efg")).unwrap();
+        queue.push(false, 0, b"cd").unwrap();
+        queue.push(false, 0, b"").unwrap();
+        queue.push(false, 0, b"efg").unwrap();
         assert_eq!(queue.peek_len(false), Some(4));
         let mut buf = [0; 3];
         assert_eq!((queue.read(false, &mut buf), &buf), (3, b"abc"));
         assert_eq!(queue.pop_message(false), Some(Bytes::from_static(b"d")), "the rest of a partly read one");
         assert_eq!(queue.peek_len(false), Some(0));
         let mut queue2 = ReadQueue::default();
-        queue2.push(false, segment(0, b"")).unwrap();
-        queue2.push(false, segment(0, b"x")).unwrap();
+        queue2.push(false, 0, b"").unwrap();
+        queue2.push(false, 0, b"x").unwrap();
         assert_eq!(queue2.pop_message(false), Some(Bytes::new()));
         assert_eq!(queue.read(false, &mut buf), 3, "read skips the empty message");
         assert_eq!(&buf, b"efg");
@@ -408,7 +392,7 @@ mod tests {
             let mut queue = ReadQueue::default();
             for (frg, data) in [(0, b"".as_slice()), (1, b"ab"), (0, b"cd"), (0, b"ef")] {
                 if !(stream && data.is_empty()) {
-                    queue.push(stream, segment(frg, data)).unwrap();
+                    queue.push(stream, frg, data).unwrap();
                 }
             }
             for len in [1, 2, 3, 4, 5, 6] {
@@ -426,13 +410,13 @@ mod tests {
     #[test]
     fn fragments_must_count_down() {
         let mut queue = ReadQueue::default();
-        queue.push(false, segment(2, b"a")).unwrap();
-        assert!(queue.push(false, segment(0, b"b")).is_err());
-        queue.push(false, segment(1, b"b")).unwrap();
-        queue.push(false, segment(0, b"c")).unwrap();
+        queue.push(false, 2, b"a").unwrap();
+        assert!(queue.push(false, 0, b"b").is_err());
+        queue.push(false, 1, b"b").unwrap();
+        queue.push(false, 0, b"c").unwrap();
         assert_eq!(queue.pop_message(false).unwrap(), vec![b'a', b'b', b'c']);
         // Stream mode ignores the numbers.
-        queue.push(true, segment(200, b"z")).unwrap();
+        queue.push(true, 200, b"z").unwrap();
         assert_eq!(queue.read(true, &mut [0; 8]), 1);
     }
 
@@ -455,11 +439,7 @@ mod tests {
                         let len = rng.below(6) + u64::from(stream || fragments > 1);
                         let data: alloc::vec::Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();
                         message.extend_from_slice(&data);
-                        if rng.chance(50) {
-                            queue.copy(stream, frg as u8, &data).unwrap();
-                        } else {
-                            queue.push(stream, Received { frg: frg as u8, data: data.into() }).unwrap();
-                        }
+                        queue.push(stream, frg as u8, &data).unwrap();
                     }
                     oracle.push_back(message);
                 } else if rng.chance(70) {
