@@ -374,7 +374,8 @@ impl Engine {
         let kept = self.queue.keeps()
             || self.inflight.keeps()
             || self.reader.keeps()
-            || self.assembler.keeps();
+            || self.assembler.keeps()
+            || self.acks.keeps();
         kept.then_some(self.data_at.max(self.wrote_at).max(self.progress_at))
     }
 
@@ -384,6 +385,7 @@ impl Engine {
         self.inflight.trim();
         self.reader.trim();
         self.assembler.trim();
+        self.acks.trim();
     }
 
     /// Forgets what was not delivered: nothing more will be read or sent.
@@ -630,7 +632,7 @@ impl Engine {
     pub(super) fn is_quiet(&mut self, now: Timestamp) -> bool {
         let owed = self.tell || self.ask || self.ack_due.is_some_and(|due| due <= now);
         let probes = self.announcer.next().is_some() || self.prober.next().is_some() || self.peer_window == 0;
-        if owed || probes || self.inflight.has_repairs() {
+        if owed || probes || self.inflight.has_due() {
             return false;
         }
         let has_room = self.inflight.len() < self.send_limit();

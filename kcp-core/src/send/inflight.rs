@@ -99,7 +99,7 @@ pub(crate) struct Inflight {
     loss_cursor: Seq,
     /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
     rto_cursor: Seq,
-    /// There since something was sent again, or a copy rode along, until nothing is in flight.
+    /// There since something was sent again, or a copy rode along; empty when nothing is in flight.
     repairs: Rare<Repairs>,
     usage: Usage,
 }
@@ -118,6 +118,17 @@ struct Repairs {
     others: VecDeque<Sending>,
     /// Small segments sent again: one copy of each rides along with something later. Stale as above.
     fragile: VecDeque<Seq>,
+}
+
+impl Repairs {
+    fn clear(&mut self) {
+        self.resent.clear();
+        self.deadlines.clear();
+        self.due.clear();
+        self.stalled.clear();
+        self.others.clear();
+        self.fragile.clear();
+    }
 }
 
 impl Inflight {
@@ -348,26 +359,28 @@ impl Inflight {
 
     /// Nothing is in flight: the ring stays for what comes next, unless it is much too large.
     fn release(&mut self) {
-        self.repairs.clear();
         if self.usage.is_exceeded(self.slots.capacity()) {
-            self.slots = VecDeque::new();
+            self.trim();
+        } else if let Some(repairs) = self.repairs.get_mut() {
+            repairs.clear();
         }
     }
 
-    /// Whether something is lost, or was sent more than once.
-    pub(crate) fn has_repairs(&self) -> bool {
-        self.repairs.get().is_some()
+    /// Whether something may have to be sent again now.
+    pub(crate) fn has_due(&self) -> bool {
+        self.repairs.get().is_some_and(|repairs| !repairs.due.is_empty())
     }
 
     /// Whether memory is kept although nothing is in flight.
     pub(crate) fn keeps(&self) -> bool {
-        self.slots.is_empty() && self.slots.capacity() > 0
+        self.slots.is_empty() && (self.slots.capacity() > 0 || self.repairs.get().is_some())
     }
 
     /// An idle session keeps no buffer.
     pub(crate) fn trim(&mut self) {
         if self.slots.is_empty() {
             self.slots = VecDeque::new();
+            self.repairs.clear();
         }
     }
 
