@@ -311,6 +311,11 @@ impl Engine {
         self.hold_until = None;
     }
 
+    /// Whether data may be held.
+    pub(crate) const fn holds(&self) -> bool {
+        self.hold_until.is_some()
+    }
+
     /// Whether a write would take something.
     pub(crate) fn is_writable(&self) -> bool {
         let queued = self.queue.bytes().saturating_add(if self.params.stream {

@@ -388,6 +388,12 @@ impl Session {
         self.engine.release_held();
     }
 
+    /// Whether [`flush`](Self::flush) would let something go.
+    #[must_use]
+    pub const fn is_holding(&self) -> bool {
+        self.engine.holds()
+    }
+
     /// Takes no more writes; [`Event::Drained`] tells when everything written is acknowledged. Reading goes on.
     pub fn shutdown(&mut self) {
         if !self.shutdown && !self.is_closed() {
