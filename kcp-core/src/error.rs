@@ -46,10 +46,11 @@ pub enum WriteError {
     /// The send buffer is full; [`Event::Writable`](crate::Event::Writable) tells when to try again.
     #[error("send buffer full")]
     Blocked,
-    /// In message mode: more than 127 fragments (an ikcp peer accepts no more) or more than the peer's window holds.
+    /// More than 127 fragments, of which an ikcp peer accepts no more. Whether the peer's receive window holds as many is not
+    /// asked, since it never tells how large that is when empty: choose messages that fit it.
     #[error("message longer than {limit} bytes")]
     TooLarge {
-        /// The longest message that can be sent now, in bytes.
+        /// The longest message that can be sent, in bytes.
         limit: usize,
     },
     /// After [`shutdown`](crate::Session::shutdown).

@@ -13,6 +13,7 @@ use kcp_core::admission::conv_of;
 use kcp_core::wire::HEADER_LEN;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::agenda::unmarked;
 use crate::layered::Front;
 use crate::outbox::Outbox;
 use crate::session::{DRIVER_RUNS, Session, State, Turn};
@@ -124,7 +125,7 @@ impl Driver {
     /// Sessions whose deadline has passed. True when there may be more.
     fn fire(&mut self, now: Timestamp) -> bool {
         for _ in 0..FIRINGS {
-            let Some((at, session)) = self.shard.pop_timer(now) else {
+            let Some((at, session)) = self.shard.agenda.pop_timer(now) else {
                 self.turn.end(&self.shard, now);
                 return false;
             };
@@ -137,14 +138,12 @@ impl Driver {
 
     /// Sessions that have marked themselves.
     fn finish(&mut self) {
-        self.shard.take_work(&mut self.work);
+        self.shard.agenda.take_work(&mut self.work);
         if self.work.is_empty() {
             return;
         }
         let now = self.shard.hub.now();
-        for session in self.work.drain(..) {
-            // Before the lock: a mark made while we work must not be lost.
-            session.unmark();
+        for session in unmarked(&mut self.work) {
             let mut state = session.lock();
             session.after(&mut state, now, DRIVER_RUNS, &mut self.turn);
             drop(state);
@@ -156,14 +155,14 @@ impl Driver {
     /// Sessions that wait for the socket to have room.
     fn unblock(&mut self, cx: &mut Context<'_>) {
         // Once per turn: a socket that has room for little each time must not keep the driver from receiving.
-        if self.shard.has_blocked() && self.shard.socket().poll_send_ready(cx).is_ready() {
+        if self.shard.agenda.has_blocked() && self.shard.socket().poll_send_ready(cx).is_ready() {
             let now = self.shard.hub.now();
-            for session in self.shard.take_blocked() {
+            for session in self.shard.agenda.take_blocked() {
                 session.resume(now, &mut self.turn);
                 self.turn.empty(&self.shard, now, false);
             }
             self.turn.end(&self.shard, now);
-            if self.shard.has_blocked() {
+            if self.shard.agenda.has_blocked() {
                 cx.waker().wake_by_ref();
             }
         }
@@ -176,10 +175,10 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.shard.register_driver(cx);
-        if this.shard.hub.is_dead() {
+        if this.shard.hub.life.is_dead() {
             return Poll::Ready(());
         }
-        this.shard.stop_gathering();
+        this.shard.agenda.stop_gathering();
         // First what tasks have left: they were woken by what was received last time.
         this.finish();
         let now = this.shard.hub.now();
@@ -205,8 +204,15 @@ impl Future for Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        while let Some(at) =
-            this.shard.arm().into_iter().chain(this.deaf_until).chain(unused_at).chain(publish_at).min()
+        while let Some(at) = this
+            .shard
+            .agenda
+            .arm()
+            .into_iter()
+            .chain(this.deaf_until)
+            .chain(unused_at)
+            .chain(publish_at)
+            .min()
         {
             if this.sleeps_until != Some(at) {
                 this.sleep.as_mut().reset(this.shard.hub.instant(at));

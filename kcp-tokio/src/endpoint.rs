@@ -64,7 +64,7 @@ impl KcpEndpoint {
     ) -> io::Result<Self> {
         config.validate()?;
         let hub = Hub::new(config, accepting, sockets.len())?;
-        hub.add_handle();
+        hub.life.add_handle();
         let shards: Vec<_> = sockets
             .into_iter()
             .enumerate()
@@ -240,7 +240,7 @@ impl KcpEndpoint {
     /// Datagrams received by each of its sockets: whether the load is spread.
     #[must_use]
     pub fn received_by_shard(&self) -> Vec<u64> {
-        self.hub.drivers.iter().map(|driver| driver.received.load(Ordering::Relaxed)).collect()
+        self.hub.life.drivers.iter().map(|driver| driver.received.load(Ordering::Relaxed)).collect()
     }
 
     /// Counters.
@@ -253,6 +253,6 @@ impl KcpEndpoint {
 impl Drop for KcpEndpoint {
     fn drop(&mut self) {
         self.hub.stop_accepting();
-        self.hub.drop_handle();
+        self.hub.life.drop_handle();
     }
 }

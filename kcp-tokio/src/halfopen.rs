@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use kcp_core::Timestamp;
 
-use crate::session::Session;
-
 /// When more than one in so many places is taken, the limits below hold; before, a thousand clients behind one address are
 /// welcome.
 const BUSY: usize = 4;
@@ -21,9 +19,9 @@ const BURST: u32 = 5;
 const MAX_PACED: usize = 4096;
 
 /// The pool. Its sessions live in the registry; what is here only bounds them.
-#[derive(Debug, Default)]
-pub(crate) struct HalfOpen {
-    by_age: VecDeque<(IpAddr, Weak<Session>)>,
+#[derive(Debug)]
+pub(crate) struct HalfOpen<T> {
+    by_age: VecDeque<(IpAddr, Weak<T>)>,
     networks: HashMap<IpAddr, usize>,
     live: usize,
     pace: Pace,
@@ -60,7 +58,19 @@ impl Pace {
     }
 }
 
-impl HalfOpen {
+/// A session in the pool.
+pub(crate) trait Stranger {
+    /// It has neither proven anything nor ended.
+    fn is_half_open(&self) -> bool;
+}
+
+impl<T> Default for HalfOpen<T> {
+    fn default() -> Self {
+        Self { by_age: VecDeque::new(), networks: HashMap::new(), live: 0, pace: Pace::default() }
+    }
+}
+
+impl<T: Stranger> HalfOpen<T> {
     /// Whether one more from this address is taken, if there are at most `limit` in all.
     pub(crate) fn admits(&mut self, from: IpAddr, limit: usize, now: Timestamp) -> bool {
         if self.live <= limit / BUSY {
@@ -71,12 +81,7 @@ impl HalfOpen {
     }
 
     /// Takes one more; returns the one that has to go for it.
-    pub(crate) fn push(
-        &mut self,
-        from: IpAddr,
-        session: &Arc<Session>,
-        limit: usize,
-    ) -> Option<Arc<Session>> {
+    pub(crate) fn push(&mut self, from: IpAddr, session: &Arc<T>, limit: usize) -> Option<Arc<T>> {
         let network = network(from);
         *self.networks.entry(network).or_default() += 1;
         self.live += 1;
@@ -130,10 +135,19 @@ fn network(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    struct Held(Cell<bool>);
+
+    impl Stranger for Held {
+        fn is_half_open(&self) -> bool {
+            self.0.get()
+        }
+    }
 
     #[test]
     fn under_pressure_an_address_opens_five_at_once_and_twenty_a_second() {
-        let mut pool = HalfOpen { live: 25, ..HalfOpen::default() };
+        let mut pool = HalfOpen::<Held> { live: 25, ..HalfOpen::default() };
         let (ip, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 1, 1]));
         let at = Timestamp::from_millis;
         assert!((0..100).all(|_| pool.admits(ip, 100, at(1000))), "a quarter is no pressure");

@@ -22,6 +22,8 @@
 //! # }
 //! ```
 
+mod accept;
+mod agenda;
 mod budget;
 mod config;
 mod connect;
@@ -39,6 +41,7 @@ mod layered;
 #[cfg(not(feature = "layers"))]
 #[path = "layered_off.rs"]
 mod layered;
+mod life;
 mod limiter;
 mod listener;
 mod logs;
@@ -53,7 +56,11 @@ mod socket;
 mod stats;
 mod steer;
 mod stream;
+mod sync;
+#[cfg(test)]
+mod tests;
 mod timers;
+mod waiters;
 
 pub use config::KcpConfig;
 pub use endpoint::KcpEndpoint;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kcp_core::Timestamp;
 
+use crate::agenda::Marked;
 use crate::session::Session;
 use crate::shard::{MAX_RUN_BYTES, Shard};
 use crate::socket::DatagramSocket;
@@ -83,7 +84,7 @@ impl Outbox {
             piece.session.stash(self.bytes.get(from..piece.end).unwrap_or_default(), piece.stride);
         }
         for piece in self.pieces.drain(..) {
-            piece.session.unbox();
+            piece.session.marks().unbox();
         }
         self.bytes.clear();
     }

@@ -3,8 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashTable;
@@ -12,7 +11,8 @@ use hashbrown::hash_table::Entry;
 use kcp_core::Timestamp;
 use kcp_core::admission::Epitaph;
 
-use crate::session::Session;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, lock};
 
 /// A session's name: the address its peer is heard from, and the conversation id. Another conv from a known address
 /// is another session, a known conv from another address is a stranger.
@@ -28,15 +28,15 @@ const PARTS: usize = 16;
 /// The sessions of one endpoint, whichever of its sockets hears of them. Keys are chosen by strangers, so the hash is keyed
 /// (`RandomState`). The tables hold sessions alone: their names are in them already. Guards of the tables are never held
 /// across a session's lock.
-#[derive(Debug, Default)]
-pub(crate) struct Registry {
-    hash: RandomState,
+#[derive(Debug)]
+pub(crate) struct Registry<T, S = RandomState> {
+    hash: S,
     /// By name.
-    named: [Mutex<HashTable<Arc<Session>>>; PARTS],
+    named: [Mutex<HashTable<Arc<T>>>; PARTS],
     /// Sessions that could follow their peer to another address, by conv.
-    roaming: [Mutex<HashTable<Arc<Session>>>; PARTS],
+    roaming: [Mutex<HashTable<Arc<T>>>; PARTS],
     /// Second names, of conv 0: peers that leave the choice of the conv to us.
-    aliases: Mutex<HashMap<Key, Arc<Session>>>,
+    aliases: Mutex<HashMap<Key, Arc<T>>>,
     /// Sessions, each counted once.
     count: AtomicUsize,
     tombstones: Mutex<Tombstones>,
@@ -54,12 +54,44 @@ const fn part(hash: u64) -> usize {
     (hash >> 48) as usize % PARTS
 }
 
-impl Registry {
+/// What the registry needs to know of a session.
+pub(crate) trait Named {
+    /// Changes only by [`set_peer`](Self::set_peer).
+    fn key(&self) -> Key;
+    fn conv(&self) -> u32;
+    /// For the registry, which files it anew.
+    fn set_peer(&self, peer: SocketAddr);
+}
+
+/// What came of filing a session.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Filed {
+    Yes,
+    /// Another session has this name.
+    Taken,
+    /// There are as many as there may be.
+    Full,
+}
+
+impl<T, S: Default> Default for Registry<T, S> {
+    fn default() -> Self {
+        Self {
+            hash: S::default(),
+            named: Default::default(),
+            roaming: Default::default(),
+            aliases: Mutex::default(),
+            count: AtomicUsize::new(0),
+            tombstones: Mutex::default(),
+        }
+    }
+}
+
+impl<T: Named, S: BuildHasher> Registry<T, S> {
     fn hash(&self, key: &Key) -> u64 {
         self.hash.hash_one(key)
     }
 
-    fn name_hash(&self, session: &Session) -> u64 {
+    fn name_hash(&self, session: &T) -> u64 {
         self.hash(&session.key())
     }
 
@@ -67,7 +99,7 @@ impl Registry {
         self.hash.hash_one(conv)
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Session>> {
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<T>> {
         if key.1 == 0 {
             return lock(&self.aliases).get(key).cloned();
         }
@@ -75,43 +107,49 @@ impl Registry {
         lock(&self.named[part(hash)]).find(hash, |held| held.key() == *key).cloned()
     }
 
-    /// Files a session under its name; false when that is taken.
-    pub(crate) fn insert(&self, session: &Arc<Session>) -> bool {
+    /// Files a session under its name, if there are fewer than `limit`. Its caller holds the session's lock if anything else is
+    /// to be done before others may end it.
+    pub(crate) fn insert(&self, session: &Arc<T>, limit: usize) -> Filed {
         let key = session.key();
         let hash = self.hash(&key);
         let mut named = lock(&self.named[part(hash)]);
         match named.entry(hash, |held| held.key() == key, |held| self.name_hash(held)) {
-            Entry::Occupied(_) => false,
+            Entry::Occupied(_) => Filed::Taken,
             Entry::Vacant(entry) => {
+                if self.count.fetch_add(1, Ordering::AcqRel) >= limit {
+                    self.count.fetch_sub(1, Ordering::AcqRel);
+                    return Filed::Full;
+                }
                 entry.insert(session.clone());
-                self.count.fetch_add(1, Ordering::AcqRel);
-                true
+                Filed::Yes
             }
         }
     }
 
     /// A second name of a session, of conv 0.
-    pub(crate) fn insert_alias(&self, alias: Key, session: &Arc<Session>) {
+    pub(crate) fn insert_alias(&self, alias: Key, session: &Arc<T>) {
         lock(&self.aliases).insert(alias, session.clone());
     }
 
     /// From now on the session can follow its peer; where two share a conv, the first can.
-    pub(crate) fn may_roam(&self, session: &Arc<Session>) {
-        let hash = self.conv_hash(session.conv);
+    pub(crate) fn may_roam(&self, session: &Arc<T>) {
+        let hash = self.conv_hash(session.conv());
         let mut roaming = lock(&self.roaming[part(hash)]);
-        let entry = roaming.entry(hash, |held| held.conv == session.conv, |held| self.conv_hash(held.conv));
+        let entry =
+            roaming.entry(hash, |held| held.conv() == session.conv(), |held| self.conv_hash(held.conv()));
         entry.or_insert_with(|| session.clone());
     }
 
     /// The session that may have moved, if somebody unknown speaks of this conv.
-    pub(crate) fn roamer(&self, conv: u32) -> Option<Arc<Session>> {
+    pub(crate) fn roamer(&self, conv: u32) -> Option<Arc<T>> {
         let hash = self.conv_hash(conv);
-        lock(&self.roaming[part(hash)]).find(hash, |held| held.conv == conv).cloned()
+        lock(&self.roaming[part(hash)]).find(hash, |held| held.conv() == conv).cloned()
     }
 
-    /// The session's peer is at another address from now on; false when that name is taken.
-    pub(crate) fn rename(&self, session: &Arc<Session>, to: SocketAddr) -> bool {
-        let new = (to, session.conv);
+    /// The session's peer is at another address from now on; false when that name is taken, or the session
+    /// is not filed any more.
+    pub(crate) fn rename(&self, session: &Arc<T>, to: SocketAddr) -> bool {
+        let new = (to, session.conv());
         let (from_hash, to_hash) = (self.name_hash(session), self.hash(&new));
         let (from_part, to_part) = (part(from_hash), part(to_hash));
         // Both at once, and in one order: nobody may see a session under a hash that is not its name's.
@@ -122,27 +160,22 @@ impl Registry {
             Some(second) if from_part < to_part => (&mut *first, Some(&mut **second)),
             Some(second) => (&mut **second, Some(&mut *first)),
         };
-        let taken = |table: &HashTable<Arc<Session>>| table.find(to_hash, |held| held.key() == new).is_some();
+        let taken = |table: &HashTable<Arc<T>>| table.find(to_hash, |held| held.key() == new).is_some();
         if taken(to_table.as_deref().unwrap_or(from_table)) {
             return false;
         }
-        if let Ok(entry) = from_table.find_entry(from_hash, |held| Arc::ptr_eq(held, session)) {
-            entry.remove();
-        }
+        let Ok(entry) = from_table.find_entry(from_hash, |held| Arc::ptr_eq(held, session)) else {
+            return false;
+        };
+        entry.remove();
         session.set_peer(to);
         to_table.unwrap_or(from_table).insert_unique(to_hash, session.clone(), |held| self.name_hash(held));
         true
     }
 
     /// Removes `session`, and only it: a late notice of an old session must not remove a new one of the same name.
-    pub(crate) fn remove(
-        &self,
-        session: &Arc<Session>,
-        alias: Option<Key>,
-        now: Timestamp,
-        epitaph: Epitaph,
-    ) {
-        let hash = self.conv_hash(session.conv);
+    pub(crate) fn remove(&self, session: &Arc<T>, alias: Option<Key>, now: Timestamp, epitaph: Epitaph) {
+        let hash = self.conv_hash(session.conv());
         if let Ok(entry) = lock(&self.roaming[part(hash)]).find_entry(hash, |held| Arc::ptr_eq(held, session))
         {
             entry.remove();
@@ -188,19 +221,14 @@ impl Registry {
     }
 
     /// Each session once, in an order that does not depend on the hash.
-    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
         let mut all = Vec::with_capacity(self.len());
         for part in &self.named {
             all.extend(lock(part).iter().cloned());
         }
-        all.sort_by_cached_key(|session| (session.peer(), session.conv));
+        all.sort_by_cached_key(|session| session.key());
         all
     }
-}
-
-/// Nothing panics under these locks, so poison means nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tombstones {

@@ -12,14 +12,17 @@ use std::time::Duration;
 use kcp_core::{CloseReason, Event, Framing, Held, Timestamp};
 use tracing::Span;
 
+use crate::agenda::{Marked, Marks};
 use crate::error::KcpError;
+use crate::halfopen::Stranger;
 use crate::hub::Hub;
 use crate::layered::Layered;
 use crate::outbox::Outbox;
-use crate::registry::Key;
+use crate::registry::{Key, Named};
 use crate::shard::Shard;
 use crate::stats::count;
 use crate::timers::Mark;
+use crate::waiters::Waiters;
 
 /// How long a stranger's session may take to prove something.
 const HALF_OPEN_TIME: Duration = std::time::Duration::from_secs(10);
@@ -51,10 +54,7 @@ pub(crate) struct Session {
     half_open: AtomicBool,
     /// Opened by the peer: it may follow the peer to another address.
     passive: bool,
-    /// Waits in the shard's work queue; set once however often the session is marked.
-    queued: AtomicBool,
-    /// Something of it waits in its driver's outbox; nothing may overtake that.
-    boxed: AtomicBool,
+    marks: Marks,
     state: Mutex<State>,
 }
 
@@ -123,46 +123,6 @@ struct Stash {
     stride: usize,
 }
 
-/// Wakers kept per cause: cancelled polls leave theirs behind.
-const MAX_WAITERS: usize = 32;
-
-/// Tasks that wait for the same thing: `send_msg(&self)` and `recv_msg(&self)` invite several. All are woken, and those that
-/// come too late wait again.
-#[derive(Default)]
-pub(crate) struct Waiters {
-    /// Nearly always the only one.
-    first: Option<Waker>,
-    #[allow(clippy::box_collection, reason = "a word instead of three in every session")]
-    more: Option<Box<Vec<Waker>>>,
-}
-
-impl Waiters {
-    pub(crate) fn register(&mut self, waker: &Waker) {
-        let Some(first) = &mut self.first else {
-            self.first = Some(waker.clone());
-            return;
-        };
-        let more = self.more.as_deref().map_or(&[][..], Vec::as_slice);
-        if first.will_wake(waker) || more.iter().any(|held| held.will_wake(waker)) {
-            return;
-        }
-        let more = self.more.get_or_insert_default();
-        if more.len() + 1 >= MAX_WAITERS {
-            // Most belong to futures that were dropped: those that do not will come back.
-            more.drain(..).for_each(Waker::wake);
-        }
-        more.push(waker.clone());
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.first.is_none() && self.more.is_none()
-    }
-}
-
 /// What is left to do after the lock is released: wakers to be called, and in a driver's turn datagrams to be sent.
 #[derive(Default)]
 pub(crate) struct Turn {
@@ -177,10 +137,7 @@ impl Turn {
     }
 
     fn add(&mut self, waiters: &mut Waiters) {
-        self.wakers.extend(waiters.first.take());
-        if let Some(mut more) = waiters.more.take() {
-            self.wakers.append(&mut more);
-        }
+        waiters.take_into(&mut self.wakers);
     }
 
     /// Sends what the outbox holds, if it is full or has to be emptied. No session is locked.
@@ -242,8 +199,7 @@ impl Session {
             conv,
             half_open: AtomicBool::new(passive),
             passive,
-            queued: AtomicBool::new(false),
-            boxed: AtomicBool::new(false),
+            marks: Marks::default(),
             state: Mutex::new(state),
         })
     }
@@ -253,22 +209,8 @@ impl Session {
         *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its name in the registry.
-    pub(crate) fn key(&self) -> Key {
-        (self.peer(), self.conv)
-    }
-
-    /// For the registry, which files it anew.
-    pub(crate) fn set_peer(&self, peer: SocketAddr) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
-    }
-
     pub(crate) fn hub(&self) -> &Hub {
         &self.shard.hub
-    }
-
-    pub(crate) fn is_half_open(&self) -> bool {
-        self.half_open.load(Ordering::Acquire)
     }
 
     pub(crate) const fn is_passive(&self) -> bool {
@@ -378,7 +320,7 @@ impl Session {
             }
         }
         if let Ends::Detached(deadline) = state.ends
-            && ((state.core.is_done() && !state.has_stash()) || now >= deadline || self.hub().is_dead())
+            && ((state.core.is_done() && !state.has_stash()) || now >= deadline || self.hub().life.is_dead())
         {
             state.core.abort();
         }
@@ -400,7 +342,7 @@ impl Session {
         }
         // Only its own driver has an outbox for it.
         let mut outbox = turn.outbox.as_mut().filter(|outbox| outbox.shard == self.shard.index);
-        let waits = outbox.is_none() && (self.boxed.load(Ordering::Acquire) || self.shard.gathers(now));
+        let waits = outbox.is_none() && (self.marks.is_boxed() || self.shard.agenda.gathers(now));
         if waits && !state.core.is_closed() {
             // What it has to send leaves with what others have.
             return state.core.poll_timeout().is_some_and(|at| at <= now);
@@ -445,9 +387,9 @@ impl Session {
         // A long run gains nothing by company.
         if let Some(outbox) = outbox
             && !waits
-            && (run.len() <= stride || self.boxed.load(Ordering::Relaxed))
+            && (run.len() <= stride || self.marks.is_boxed())
         {
-            self.boxed.store(true, Ordering::Release);
+            self.marks.set_boxed();
             outbox.push(self, run, stride);
             return;
         }
@@ -472,11 +414,6 @@ impl Session {
             self.shard.wait_for_room(self.clone());
         }
         stash.push(Stash { run: run.to_vec(), stride });
-    }
-
-    /// The outbox holds nothing of it any more.
-    pub(crate) fn unbox(&self) {
-        self.boxed.store(false, Ordering::Release);
     }
 
     /// Sends a run; returns what the socket has no room for. A datagram that cannot be sent counts as lost.
@@ -563,14 +500,7 @@ impl Session {
 
     /// Leaves the rest of the work to the driver.
     pub(crate) fn mark(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.shard.enqueue(self.clone());
-        }
-    }
-
-    /// The driver has taken it from the queue.
-    pub(crate) fn unmark(&self) {
-        self.queued.store(false, Ordering::Release);
+        self.shard.mark(self);
     }
 
     /// The session has ended: its name is free, and remembered for a while.
@@ -595,9 +525,7 @@ impl Session {
         }
         state.in_span(|| tracing::debug!(reason = ?state.core.close_reason(), "session ended"));
         if self.hub().registry.is_empty() {
-            // It may have been the last thing that the drivers lived for.
-            self.hub().wake_drivers();
-            self.hub().wake_idle();
+            self.hub().life.on_empty();
         }
     }
 
@@ -619,7 +547,7 @@ impl Session {
         }
         if self.is_passive() {
             self.hub().count_out(old.ip());
-            self.hub().count_in(from.ip());
+            self.hub().count_in(from.ip(), true);
         }
         count(&self.hub().counters.moved);
         if let Some(more) = self.hub().logs.moved.permit(now) {
@@ -668,6 +596,32 @@ impl Session {
                 state.ends = Ends::Detached(now + linger);
             }
         });
+    }
+}
+
+impl Named for Session {
+    fn key(&self) -> Key {
+        (self.peer(), self.conv)
+    }
+
+    fn conv(&self) -> u32 {
+        self.conv
+    }
+
+    fn set_peer(&self, peer: SocketAddr) {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    }
+}
+
+impl Stranger for Session {
+    fn is_half_open(&self) -> bool {
+        self.half_open.load(Ordering::Acquire)
+    }
+}
+
+impl Marked for Arc<Session> {
+    fn marks(&self) -> &Marks {
+        &self.marks
     }
 }
 

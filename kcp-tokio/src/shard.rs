@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Context;
 use std::time::Duration;
 
@@ -11,14 +11,16 @@ use kcp_core::Timestamp;
 use kcp_core::admission::{Epitaph, Opening, answer_for};
 use kcp_core::wire::Segments;
 
+use crate::agenda::Agenda;
 use crate::error::KcpError;
-use crate::hub::{DriverSlot, Hub, lock};
-use crate::registry::Key;
+use crate::hub::Hub;
+use crate::life::DriverSlot;
+use crate::registry::{Filed, Key};
 use crate::session::Session;
 use crate::socket::DatagramSocket;
 use crate::stats::count;
 use crate::steer::conv_on;
-use crate::timers::Timers;
+use crate::sync::lock;
 
 /// GSO takes at most 64 datagrams and one UDP payload of them.
 pub(crate) const MAX_RUN_BYTES: usize = 65_507;
@@ -35,13 +37,7 @@ pub(crate) struct Shard {
     way: RwLock<Way>,
     /// Datagrams in one transmit run.
     max_run: AtomicUsize,
-    /// Sessions with work for the driver. Lock order: session, then any of these; never two of these at once.
-    work: Mutex<Vec<Arc<Session>>>,
-    /// Sessions that wait for the socket to have room.
-    blocked: Mutex<Vec<Arc<Session>>>,
-    timers: Mutex<Timers>,
-    /// In microseconds: until then tasks leave what they write to the driver, which has woken several of them.
-    gather_until: AtomicU64,
+    pub(crate) agenda: Agenda<Arc<Session>>,
 }
 
 /// Changes when the endpoint moves to another socket.
@@ -60,10 +56,7 @@ impl Shard {
             hub,
             index,
             way: RwLock::new(Way { socket, host: None }),
-            work: Mutex::default(),
-            blocked: Mutex::default(),
-            timers: Mutex::default(),
-            gather_until: AtomicU64::new(0),
+            agenda: Agenda::new(index),
         })
     }
 
@@ -100,7 +93,7 @@ impl Shard {
     // ---- work for the driver ----
 
     fn driver(&self) -> Option<&DriverSlot> {
-        self.hub.drivers.get(self.index)
+        self.hub.life.drivers.get(self.index)
     }
 
     pub(crate) fn count_received(&self, datagrams: usize) {
@@ -116,91 +109,37 @@ impl Shard {
     }
 
     pub(crate) fn wake_driver(&self) {
-        if let Some(driver) = self.driver() {
-            driver.waker.wake();
-        }
+        self.hub.life.wake_driver(self.index);
     }
 
     pub(crate) fn register_driver(&self, cx: &Context<'_>) {
-        if let Some(driver) = self.driver() {
-            driver.waker.register(cx.waker());
-        }
+        self.hub.life.register(self.index, cx.waker());
     }
 
     /// From now on what tasks write waits for the driver's next turn, unless that lets them wait for long.
     pub(crate) fn gather(&self, now: Timestamp) {
-        self.gather_until.store((now + LONGEST_GATHERING).as_micros(), Ordering::Release);
+        self.agenda.gather(now + LONGEST_GATHERING);
     }
 
-    pub(crate) fn gathers(&self, now: Timestamp) -> bool {
-        now.as_micros() < self.gather_until.load(Ordering::Acquire)
-    }
-
-    /// The driver's turn has come.
-    pub(crate) fn stop_gathering(&self) {
-        self.gather_until.store(0, Ordering::Release);
-    }
-
-    /// Adds to a queue of sessions that the driver empties, unless it has ended.
-    fn push(&self, queue: &Mutex<Vec<Arc<Session>>>, session: Arc<Session>) {
-        let mut queue = lock(queue);
-        // Under the lock: a driver that ends empties the queues after it has said so.
-        if !self.hub.is_dead() {
-            queue.push(session);
-            drop(queue);
-            self.wake_driver();
-        }
-    }
-
-    pub(crate) fn enqueue(&self, session: Arc<Session>) {
-        self.push(&self.work, session);
-    }
-
-    /// Swaps the work queue with an empty one, so that marks made meanwhile wait for the next turn.
-    pub(crate) fn take_work(&self, into: &mut Vec<Arc<Session>>) {
-        std::mem::swap(&mut *lock(&self.work), into);
+    /// Leaves the rest of a session's work to the driver.
+    pub(crate) fn mark(&self, session: &Arc<Session>) {
+        self.agenda.mark(&self.hub.life, session);
     }
 
     pub(crate) fn wait_for_room(&self, session: Arc<Session>) {
         let host = self.way.read().unwrap_or_else(PoisonError::into_inner).host.clone();
-        match host {
-            Some(host) => host.push(&host.blocked, session),
-            None => self.push(&self.blocked, session),
-        }
-    }
-
-    pub(crate) fn has_blocked(&self) -> bool {
-        !lock(&self.blocked).is_empty()
-    }
-
-    pub(crate) fn take_blocked(&self) -> Vec<Arc<Session>> {
-        std::mem::take(&mut *lock(&self.blocked))
+        host.as_deref().unwrap_or(self).agenda.wait_for_room(&self.hub.life, session);
     }
 
     pub(crate) fn insert_timer(&self, at: Timestamp, session: Arc<Session>) {
-        let mut timers = lock(&self.timers);
-        if !self.hub.is_dead() && timers.insert(at, session) {
-            drop(timers);
-            self.wake_driver();
-        }
-    }
-
-    pub(crate) fn pop_timer(&self, now: Timestamp) -> Option<(Timestamp, Arc<Session>)> {
-        lock(&self.timers).pop_due(now)
-    }
-
-    /// The next deadline; the driver promises to wake up then.
-    pub(crate) fn arm(&self) -> Option<Timestamp> {
-        let mut timers = lock(&self.timers);
-        timers.armed = timers.next();
-        timers.armed
+        self.agenda.insert_timer(&self.hub.life, at, session);
     }
 
     // ---- sessions ----
 
     /// A session of ours towards `peer`.
     pub(crate) fn dial(self: &Arc<Self>, peer: SocketAddr, lazy: bool) -> io::Result<Arc<Session>> {
-        if self.hub.is_dead() {
+        if self.hub.life.is_dead() {
             return Err(KcpError::DriverGone.into());
         }
         let now = self.hub.now();
@@ -219,8 +158,8 @@ impl Shard {
             let front = self.hub.front.as_ref();
             let layered = front.map(|front| front.session(false, &self.hub.entropy)).transpose()?;
             let session = Session::new(self.clone(), peer, core, layered, false);
-            if self.hub.registry.insert(&session) {
-                if self.hub.is_dead() {
+            if self.hub.registry.insert(&session, usize::MAX) == Filed::Yes {
+                if self.hub.life.is_dead() {
                     // The driver ended meanwhile, and may have told its sessions before this one was there.
                     session.fail();
                     return Err(KcpError::DriverGone.into());
@@ -287,23 +226,28 @@ impl Shard {
         let front = self.hub.front.as_ref();
         let layered = front.map(|front| front.session(true, &self.hub.entropy)).transpose().ok()?;
         let session = Session::new(self.clone(), peer, core, layered, true);
-        {
-            // Nobody else knows it yet.
+        let evicted = {
+            // Until it is entered everywhere: another socket of the endpoint may end it as soon as the registry knows it.
             let mut state = session.lock();
+            if !self.hub.count_in(peer.ip(), false) {
+                return in_vain(&self.hub.counters.dropped_filtered);
+            }
+            let filed = self.hub.registry.insert(&session, self.hub.config.max_sessions);
+            if filed != Filed::Yes {
+                self.hub.count_out(peer.ip());
+                if filed == Filed::Full {
+                    return in_vain(&self.hub.counters.dropped_sessions);
+                }
+                // Another socket of the endpoint was quicker.
+                return self.hub.registry.get(&(peer, chosen));
+            }
             if conv == 0 {
                 state.extra().alias = Some(key);
+                self.hub.registry.insert_alias(key, &session);
             }
             state.probed = opening == Opening::Probe && !extended;
-        }
-        if !self.hub.registry.insert(&session) {
-            // Another socket of the endpoint was quicker.
-            return self.hub.registry.get(&(peer, chosen));
-        }
-        if conv == 0 {
-            self.hub.registry.insert_alias(key, &session);
-        }
-        self.hub.count_in(peer.ip());
-        let evicted = lock(&self.hub.half_open).push(peer.ip(), &session, self.hub.config.half_open);
+            lock(&self.hub.half_open).push(peer.ip(), &session, self.hub.config.half_open)
+        };
         if let Some(evicted) = evicted {
             count(&self.hub.counters.half_open_expired);
             evicted.with(|state, _| state.core.abort());
@@ -334,14 +278,12 @@ impl Shard {
 
     /// A conversation of this shard, and not 0.
     fn random_conv(&self) -> io::Result<u32> {
-        Ok(conv_on(self.hub.entropy.u64()? as u32, self.index, self.hub.drivers.len()))
+        Ok(conv_on(self.hub.entropy.u64()? as u32, self.index, self.hub.life.drivers.len()))
     }
 
     /// The driver has ended.
     pub(crate) fn die(&self) {
         self.hub.die();
-        lock(&self.timers).clear();
-        lock(&self.work).clear();
-        lock(&self.blocked).clear();
+        self.agenda.clear();
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Owner(pub(crate) Arc<Session>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.detach();
-        self.0.hub().drop_handle();
+        self.0.hub().life.drop_handle();
     }
 }
 
@@ -102,7 +102,7 @@ impl KcpStream {
     }
 
     pub(crate) fn new(session: Arc<Session>) -> Self {
-        session.hub().add_handle();
+        session.hub().life.add_handle();
         Self(Owner(session))
     }
 

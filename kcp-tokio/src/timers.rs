@@ -2,30 +2,33 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
 use kcp_core::Timestamp;
 
-use crate::session::Session;
-
 /// Deadlines of all sessions of a socket, cancelled lazily: a session is entered only when its deadline moves earlier
 /// than the earliest it is entered for ([`Mark`]), and a firing that comes too early enters it again if need be.
-#[derive(Debug, Default)]
-pub(crate) struct Timers {
-    heap: BinaryHeap<Entry>,
+#[derive(Debug)]
+pub(crate) struct Timers<T> {
+    heap: BinaryHeap<Entry<T>>,
     /// The time the driver will wake up by itself. None: it sleeps until something happens.
-    pub(crate) armed: Option<Timestamp>,
+    armed: Option<Timestamp>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<T> {
     at: Timestamp,
-    session: Arc<Session>,
+    session: T,
 }
 
-impl Timers {
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self { heap: BinaryHeap::new(), armed: None }
+    }
+}
+
+impl<T> Timers<T> {
     /// Enters a deadline; true when the driver would sleep past it.
-    pub(crate) fn insert(&mut self, at: Timestamp, session: Arc<Session>) -> bool {
+    pub(crate) fn insert(&mut self, at: Timestamp, session: T) -> bool {
         self.heap.push(Entry { at, session });
         let late = self.armed.is_none_or(|armed| at < armed);
         if late {
@@ -36,19 +39,17 @@ impl Timers {
     }
 
     /// Takes a session whose deadline has passed, with that deadline.
-    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(Timestamp, Arc<Session>)> {
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(Timestamp, T)> {
         if self.heap.peek()?.at > now {
             return None;
         }
         self.heap.pop().map(|entry| (entry.at, entry.session))
     }
 
-    pub(crate) fn next(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|entry| entry.at)
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.heap.clear();
+    /// The next deadline, at which the driver promises to wake up.
+    pub(crate) fn arm(&mut self) -> Option<Timestamp> {
+        self.armed = self.heap.peek().map(|entry| entry.at);
+        self.armed
     }
 }
 
@@ -107,25 +108,25 @@ impl Mark {
 }
 
 /// Earliest first.
-impl Ord for Entry {
+impl<T> Ord for Entry<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.cmp(&self.at)
     }
 }
 
-impl PartialOrd for Entry {
+impl<T> PartialOrd for Entry<T> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Entry {
+impl<T> PartialEq for Entry<T> {
     fn eq(&self, other: &Self) -> bool {
         self.at == other.at
     }
 }
 
-impl Eq for Entry {}
+impl<T> Eq for Entry<T> {}
 
 #[cfg(test)]
 mod tests {

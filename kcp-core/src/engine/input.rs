@@ -151,9 +151,7 @@ impl Engine {
         let segments = Segments::parse_with(datagram, self.conv, |header| {
             let error = if nxt.is_before(header.una) {
                 InputError::UnaBeyondSent
-            } else if header.cmd == Command::Push
-                && !self.params.stream
-                && u32::from(header.frg) >= fragments
+            } else if header.cmd == Command::Push && !self.params.stream && u32::from(header.frg) >= fragments
             {
                 InputError::FragmentTooLarge { frg: header.frg }
             } else {

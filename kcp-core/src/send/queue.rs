@@ -19,6 +19,9 @@ pub(crate) struct Piece {
 /// window later, its neighbours have left the cache.
 const CHUNK: usize = 64 * 1024;
 
+/// Chunks that are kept to be used again while data is in flight.
+const MAX_FULL: usize = 32;
+
 /// Bytes or messages accepted from the application, in order.
 ///
 /// Stream mode gathers writes into chunks and cuts segments off their front without copying; only at a chunk's end
@@ -41,6 +44,8 @@ struct Gathered {
     /// The chunk being filled. In stream mode its bytes come after all of `chunks`; in message mode it has none, only
     /// room for messages to come.
     tail: BytesMut,
+    /// What is left of each full chunk: nothing but the right to use it again, when all its segments are acknowledged.
+    full: VecDeque<BytesMut>,
     /// Capacity of the last chunk; 0 when nothing was gathered since nothing was in flight.
     last_chunk: usize,
     /// Message mode: the rest of a message whose first fragment has been taken; before all of `chunks`.
@@ -142,10 +147,12 @@ impl SendQueue {
     pub(crate) fn release(&mut self) {
         let Some(gathered) = self.gathered.get_mut().filter(|gathered| gathered.is_empty()) else { return };
         gathered.stored.note(core::mem::take(&mut gathered.gathered) / UNIT);
-        let excess = gathered.usage.is_exceeded(gathered.chunks.capacity().max(gathered.fragments.capacity()));
+        let excess =
+            gathered.usage.is_exceeded(gathered.chunks.capacity().max(gathered.fragments.capacity()));
         if gathered.stored.is_exceeded(gathered.last_chunk / UNIT) || excess {
             return self.gathered.clear();
         }
+        gathered.full.clear();
         // Nobody has a slice of it any more: from its beginning again.
         if gathered.tail.capacity() < gathered.last_chunk && !gathered.tail.try_reclaim(gathered.last_chunk) {
             gathered.tail = BytesMut::new();
@@ -188,7 +195,7 @@ impl Gathered {
             let room = self.tail.capacity().saturating_sub(self.tail.len());
             if room == 0 {
                 if !self.tail.is_empty() {
-                    self.chunks.push_back(core::mem::take(&mut self.tail).freeze());
+                    self.chunks.push_back(self.tail.split().freeze());
                 }
                 // Whole segments, so that few are cut across chunks.
                 let whole = |len: usize| len.div_ceil(mss.max(1)).saturating_mul(mss.max(1));
@@ -206,8 +213,19 @@ impl Gathered {
     }
 
     fn grow(&mut self, need: usize, wanted: usize) {
-        self.last_chunk = need.max(wanted);
-        self.tail = BytesMut::with_capacity(self.last_chunk);
+        let before = core::mem::replace(&mut self.last_chunk, need.max(wanted));
+        if before >= CHUNK {
+            self.full.push_back(core::mem::take(&mut self.tail));
+            if self.full.len() > MAX_FULL {
+                self.full.pop_front();
+            }
+        }
+        // In the order in which they are acknowledged.
+        if self.full.front_mut().is_some_and(|chunk| chunk.try_reclaim(self.last_chunk)) {
+            self.tail = self.full.pop_front().unwrap_or_default();
+        } else {
+            self.tail = BytesMut::with_capacity(self.last_chunk);
+        }
     }
 
     fn copy_message(&mut self, msg: &[u8]) {

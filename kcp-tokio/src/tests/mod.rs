@@ -1,0 +1,3 @@
+//! Tests of shared state that the models (tests/loom.rs) do not repeat.
+
+mod budget;
