@@ -109,8 +109,9 @@ impl Engine {
             let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
             self.rtt.sample(micros, applied.held, tick, self.params.min_rto);
         }
-        if self.inflight.is_empty() {
+        if covered > 0 && self.inflight.is_empty() {
             self.queue.release();
+            self.rest();
         }
         if self.inflight.is_stalled() {
             self.inflight.unstall(self.peer_window);
@@ -291,6 +292,9 @@ impl Engine {
 
     /// After the application took something: room for held segments, and perhaps a closed window to reopen.
     pub(super) fn after_read(&mut self, now: Timestamp) {
+        if self.reader.keeps() {
+            self.rest();
+        }
         if !self.assembler.is_empty() {
             self.deliver();
         }

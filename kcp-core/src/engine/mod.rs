@@ -39,6 +39,8 @@ const MESSAGE_COST: usize = 64;
 const AMPLIFICATION: u64 = 3;
 /// Echoes of timestamps that were never sent, from an address that is not proven, until it is taken for a liar's.
 const MAX_WRONG_ECHOES: u64 = 16;
+/// Bursts after which a session keeps memory for the next one.
+const MIN_RESTS: u8 = 8;
 /// Transmissions remembered until the proof.
 const MAX_PROOFS: usize = 64;
 
@@ -118,6 +120,9 @@ pub(crate) struct Engine {
     /// A segment was sent `dead_link` times.
     dead: bool,
 
+    /// How often nothing was left in flight or unread since memory was given back.
+    rests: u8,
+
     assembler: Assembler,
     reader: ReadQueue,
     /// The reader is gone: data is acknowledged and thrown away.
@@ -174,6 +179,7 @@ impl Engine {
             paced_until: None,
             progress_at: now,
             dead: false,
+            rests: 0,
             assembler: Assembler::new(Seq::new(0)),
             reader: ReadQueue::default(),
             discard: false,
@@ -384,8 +390,19 @@ impl Engine {
         kept.then_some(self.data_at.max(self.wrote_at).max(self.progress_at))
     }
 
+    /// Nothing is in flight any more, or unread: whoever said little so far may say no more.
+    pub(super) fn rest(&mut self) {
+        if self.rests < MIN_RESTS {
+            self.rests = self.rests.saturating_add(1);
+            self.queue.trim();
+            self.inflight.trim();
+            self.reader.trim();
+        }
+    }
+
     /// Gives back what is kept for what comes next.
     pub(crate) fn trim(&mut self) {
+        self.rests = 0;
         self.queue.trim();
         self.inflight.trim();
         self.reader.trim();
