@@ -44,7 +44,7 @@ mod tests;
 pub use classic::Kcp;
 pub use config::{ConfigError, NoDelay, SessionConfig};
 pub use error::{CloseReason, DatagramError, InputError, ReadError, RecvError, SendError, WriteError};
-pub use seed::Seed;
+pub use seed::{Seed, next_nonce};
 pub use seq::Seq;
 pub use session::{Event, Session};
 pub use stats::{Held, Stats};

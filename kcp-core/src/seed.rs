@@ -64,9 +64,10 @@ impl Seed {
     }
 }
 
-/// The next nonce of a secret sequence. A nonce gives away those after it, so what must not be guessed has a sequence of its
-/// own.
-pub(crate) const fn next_nonce(state: &mut u64) -> u64 {
+/// The next number of a sequence (splitmix64), whose place in it is `state`. A number gives away those after it, so what must not
+/// be guessed has a secret sequence of its own.
+#[doc(hidden)]
+pub const fn next_nonce(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mix(*state)
 }

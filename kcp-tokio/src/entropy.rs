@@ -2,29 +2,24 @@
 //! has seen before.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 
 use kcp_core::Seed;
 
+use crate::sync::lock;
+
 #[derive(Debug)]
-pub(crate) struct Entropy(Option<AtomicU64>);
+pub(crate) struct Entropy(Option<Mutex<u64>>);
 
 impl Entropy {
     pub(crate) fn new(seed: Option<u64>) -> Self {
-        Self(seed.map(AtomicU64::new))
+        Self(seed.map(Mutex::new))
     }
 
     pub(crate) fn u64(&self) -> io::Result<u64> {
         match &self.0 {
             None => getrandom::u64().map_err(io::Error::other),
-            // splitmix64
-            Some(state) => {
-                let step = 0x9E37_79B9_7F4A_7C15;
-                let mut z = state.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
-                z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                Ok(z ^ (z >> 31))
-            }
+            Some(state) => Ok(kcp_core::next_nonce(&mut lock(state))),
         }
     }
 

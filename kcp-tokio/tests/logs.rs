@@ -47,15 +47,21 @@ impl MakeWriter<'_> for Log {
     }
 }
 
+impl Log {
+    fn capture(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(self.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn sessions_have_spans_and_strangers_cannot_flood_the_log() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.capture();
     let net = SimNet::new(LinkConfig::lan(), 1);
     let (server, client) = (endpoint(&net, "10.0.0.1:1"), endpoint(&net, "10.0.0.2:2"));
     let mut ours = client.connect(addr("10.0.0.1:1")).await.unwrap();
@@ -89,4 +95,28 @@ async fn sessions_have_spans_and_strangers_cannot_flood_the_log() {
     let lines = log.lines().split_off(before);
     assert!(!lines.is_empty() && lines.len() <= 6, "{lines:#?}");
     assert!(server.stats().dropped_not_listening >= 19_000, "{:?}", server.stats());
+}
+
+/// The only test of this process that opens sockets of the system.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn buffers_smaller_than_asked_for_are_told_once_with_what_to_raise() {
+    let log = Log::default();
+    let _guard = log.capture();
+    let small = |limit: &str| {
+        let path = format!("/proc/sys/net/core/{limit}");
+        std::fs::read_to_string(path)
+            .is_ok_and(|bytes| bytes.trim().parse().is_ok_and(|bytes: usize| bytes < 1 << 27))
+    };
+    if !small("rmem_max") || !small("wmem_max") {
+        return eprintln!("skipped: this system grants buffers of any size");
+    }
+    for _ in 0..2 {
+        KcpEndpoint::bind(addr("127.0.0.1:0"), KcpConfig::default().socket_buffer(1 << 29)).await.unwrap();
+    }
+    let lines = log.lines();
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("WARN")).collect();
+    let [warning] = warnings[..] else { panic!("{lines:#?}") };
+    assert!(warning.contains("raise net.core.rmem_max and net.core.wmem_max"), "{warning}");
+    assert!(warning.contains("wanted=536870912"), "{warning}");
 }

@@ -1,3 +1,7 @@
-//! Tests of shared state that the models (tests/loom.rs) do not repeat.
+//! Tests of shared state that the models (tests/loom.rs) do not repeat: against naive oracles.
 
 mod budget;
+mod halfopen;
+mod limiter;
+mod registry;
+mod timers;

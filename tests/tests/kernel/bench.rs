@@ -84,6 +84,28 @@ impl Pair {
         endpoint(&self.client, (self.path.left(), 0).into(), config).await
     }
 
+    /// A session: the server's endpoint, the client's end (with a connected socket of its own), the server's end.
+    pub(crate) async fn session(
+        &self,
+        config: impl Fn() -> KcpConfig,
+    ) -> (KcpEndpoint, KcpStream, KcpStream) {
+        let server = self.listen(config()).await;
+        let client = self.connect(config()).await.unwrap();
+        let (accepted, _) = server.accept().await.unwrap();
+        (server, client, accepted)
+    }
+
+    /// The same between two endpoints: server, dialler, the client's end, the server's end.
+    pub(crate) async fn endpoints(
+        &self,
+        config: impl Fn() -> KcpConfig,
+    ) -> (KcpEndpoint, KcpEndpoint, KcpStream, KcpStream) {
+        let (server, dialler) = (self.listen(config()).await, self.dialler(config()).await);
+        let client = dialler.connect(self.server_addr()).await.unwrap();
+        let (accepted, _) = server.accept().await.unwrap();
+        (server, dialler, client, accepted)
+    }
+
     /// A stream with a connected socket of its own.
     pub(crate) async fn connect(&self, config: KcpConfig) -> io::Result<KcpStream> {
         let socket = bind(&self.client, self.path.left());

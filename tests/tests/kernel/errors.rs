@@ -26,9 +26,7 @@ async fn unreachable_messages_end_no_session_that_stands() {
         return;
     }
     let pair = Pair::new(slow());
-    let server = pair.listen(config()).await;
-    let mut client = pair.connect(config()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, mut client, mut accepted) = pair.session(config).await;
     let nft = |command: &str| pair.server.command("nft", &[command]).unwrap();
     let rejected = || {
         // Whoever is refused is told so by ICMP, as by a port that is closed.
@@ -60,9 +58,7 @@ async fn sends_that_are_forbidden_are_losses() {
         return;
     }
     let pair = Pair::new(slow());
-    let (server, dialler) = (pair.listen(config()).await, pair.dialler(config()).await);
-    let mut client = dialler.connect(pair.server_addr()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (server, dialler, mut client, mut accepted) = pair.endpoints(config).await;
     for side in [&pair.client, &pair.server] {
         let rules = "add table ip lab; add chain ip lab out { type filter hook output priority 0; }; \
                      add rule ip lab out udp length > 0 numgen random mod 100 < 20 drop";
@@ -89,11 +85,9 @@ async fn a_small_send_buffer_loses_nothing() {
     }
     let pair = Pair::new(slow());
     let small = || config().socket_buffer(4096);
-    let (server, dialler) = (pair.listen(small()).await, pair.dialler(small()).await);
     // What waits is charged to the socket's buffer: the next send is EAGAIN.
     throttle(&pair, "10000000");
-    let mut client = dialler.connect(pair.server_addr()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, dialler, mut client, mut accepted) = pair.endpoints(small).await;
     transfer(&mut client, &mut accepted, LEN, async {}).await;
     let stats = dialler.stats();
     assert!(stats.send_blocked > 0, "the buffer was never full: {stats:?}");
@@ -105,11 +99,9 @@ async fn a_full_device_queue_is_a_loss() {
         return;
     }
     let pair = Pair::new(slow());
-    let (server, dialler) = (pair.listen(config()).await, pair.dialler(config()).await);
     // Less than a window. Whether the socket is told (ENOBUFS) is the kernel's choice; the packets are gone.
     throttle(&pair, "60000");
-    let mut client = dialler.connect(pair.server_addr()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, _dialler, mut client, mut accepted) = pair.endpoints(config).await;
     transfer(&mut client, &mut accepted, LEN, async {}).await;
     let interface = pair.path.interface();
     let said = pair.client.command("tc", &["-s", "qdisc", "show", "dev", interface]).unwrap();
@@ -122,9 +114,7 @@ async fn what_is_no_datagram_of_a_session_changes_nothing() {
         return;
     }
     let pair = Pair::new(slow());
-    let server = pair.listen(config()).await;
-    let mut client = pair.connect(config()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (server, mut client, mut accepted) = pair.session(config).await;
     let stranger = pair.client.run(|| UdpSocket::bind((pair.path.left(), 0))).unwrap();
     let before = server.stats().dropped_unknown;
     let event = async {

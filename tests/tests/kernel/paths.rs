@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kcp_netlab::{LinkConfig, Namespace, Path};
-
+use kcp_tokio::{KcpEndpoint, KcpStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -19,9 +19,7 @@ async fn an_interface_that_goes_down_and_up_again_loses_nothing() {
     }
     for down in ["client", "server"] {
         let pair = Pair::new(slow());
-        let (server, dialler) = (pair.listen(config()).await, pair.dialler(config()).await);
-        let mut client = dialler.connect(pair.server_addr()).await.unwrap();
-        let (mut accepted, _) = server.accept().await.unwrap();
+        let (server, dialler, mut client, mut accepted) = pair.endpoints(config).await;
         let (namespace, endpoint) =
             if down == "client" { (&pair.client, &dialler) } else { (&pair.server, &server) };
         let interface = pair.path.interface();
@@ -92,9 +90,7 @@ async fn hopping_between_two_paths_of_different_delay_loses_nothing() {
     }
     let pair = Pair::new(slow());
     let long = second(&pair, Duration::from_millis(60));
-    let (server, dialler) = (pair.listen(config()).await, pair.dialler(config()).await);
-    let mut client = dialler.connect(pair.server_addr()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (server, dialler, mut client, mut accepted) = pair.endpoints(config).await;
     let event = async {
         for hop in 1..=4 {
             let by = if hop % 2 == 1 { &long } else { &pair.path };
@@ -132,6 +128,15 @@ impl Routed {
     fn server_addr(&self) -> SocketAddr {
         (self.far.right(), PORT).into()
     }
+
+    /// A session between two endpoints: server, dialler, the client's end, the server's end.
+    async fn session(&self) -> (KcpEndpoint, KcpEndpoint, KcpStream, KcpStream) {
+        let server = endpoint(&self.server, self.server_addr(), config()).await;
+        let dialler = endpoint(&self.client, (self.near.left(), 0).into(), config()).await;
+        let client = dialler.connect(self.server_addr()).await.unwrap();
+        let (accepted, _) = server.accept().await.unwrap();
+        (server, dialler, client, accepted)
+    }
 }
 
 #[tokio::test]
@@ -152,10 +157,8 @@ async fn a_nat_that_forgets_and_maps_anew_keeps_the_session() {
         }
     };
     remember("1");
-    let server = endpoint(&net.server, net.server_addr(), config()).await;
-    let dialler = endpoint(&net.client, (net.near.left(), 0).into(), config()).await;
-    let mut client = dialler.connect(net.server_addr()).await.unwrap();
-    let (mut accepted, before) = server.accept().await.unwrap();
+    let (server, _dialler, mut client, mut accepted) = net.session().await;
+    let before = accepted.peer_addr().unwrap();
     assert_eq!(before.ip(), net.far.left(), "the client is behind the NAT");
     let event = async {
         // Nothing passes until the router has forgotten.
@@ -184,9 +187,7 @@ async fn an_interface_whose_mtu_shrinks_still_carries_everything() {
         return;
     }
     let pair = Pair::new(slow());
-    let server = pair.listen(config()).await;
-    let mut client = pair.connect(config()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, mut client, mut accepted) = pair.session(config).await;
     let event = async {
         for namespace in [&pair.client, &pair.server] {
             namespace.ip(&["link", "set", pair.path.interface(), "mtu", "1280"]).unwrap();
@@ -202,10 +203,7 @@ async fn a_path_whose_mtu_shrinks_still_carries_everything() {
         return;
     }
     let net = Routed::new();
-    let server = endpoint(&net.server, net.server_addr(), config()).await;
-    let dialler = endpoint(&net.client, (net.near.left(), 0).into(), config()).await;
-    let mut client = dialler.connect(net.server_addr()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, _dialler, mut client, mut accepted) = net.session().await;
     // The router says "fragmentation needed"; the ends see nothing of it but that.
     let event = async {
         for namespace in [&net.router, &net.server] {
@@ -222,9 +220,7 @@ async fn a_path_that_swallows_what_is_too_long_for_a_while_loses_nothing() {
         return;
     }
     let pair = Pair::new(slow());
-    let server = pair.listen(config()).await;
-    let mut client = pair.connect(config()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, mut client, mut accepted) = pair.session(config).await;
     let event = async {
         pair.path.set_config(&LinkConfig { mtu: Some(1300), ..slow() });
         until(|| pair.path.stats().right.too_long > 20).await;
@@ -240,9 +236,7 @@ async fn a_small_mtu_of_the_session_passes_where_a_large_one_is_swallowed() {
     }
     let pair = Pair::new(LinkConfig { mtu: Some(1300), ..slow() });
     let small = || config().session(session().mtu(1300 - 28));
-    let server = pair.listen(small()).await;
-    let mut client = pair.connect(small()).await.unwrap();
-    let (mut accepted, _) = server.accept().await.unwrap();
+    let (_server, mut client, mut accepted) = pair.session(small).await;
     transfer(&mut client, &mut accepted, LEN, async {}).await;
     assert_eq!(pair.path.stats().right.too_long, 0);
 }
