@@ -298,6 +298,9 @@ impl Engine {
         if !self.assembler.is_empty() {
             self.deliver();
         }
+        if !self.announcer.is_closed() {
+            return;
+        }
         let free = u32::from(self.free_window());
         let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len());
         let total = u32::try_from(by_bytes).unwrap_or(u32::MAX).min(self.params.rcv_wnd);
@@ -318,9 +321,11 @@ impl Engine {
     /// The `wnd` of everything that leaves now.
     pub(super) fn free_window(&self) -> u16 {
         let free = (self.params.rcv_wnd as usize).saturating_sub(self.reader.len());
-        let held = self.held().received;
+        let room = self.params.recv_buffer.saturating_sub(self.held().received);
         // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
-        let by_bytes = self.params.recv_buffer.saturating_sub(held) / self.segment_len();
+        let longest = self.segment_len();
+        // Without a division where there is plenty of room.
+        let by_bytes = if free.saturating_mul(longest) <= room { free } else { room / longest };
         let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
         u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
     }

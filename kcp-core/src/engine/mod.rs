@@ -286,8 +286,9 @@ impl Engine {
     }
 
     pub(crate) fn check_message(&self, len: usize) -> Result<(), WriteError> {
-        let limit = self.params.mss().saturating_mul(MAX_FRAGMENTS);
-        if fragments_of(len, self.params.mss()) > MAX_FRAGMENTS {
+        let mss = self.params.mss();
+        let limit = mss.saturating_mul(MAX_FRAGMENTS);
+        if len > mss && fragments_of(len, mss) > MAX_FRAGMENTS {
             return Err(WriteError::TooLarge { limit });
         }
         Ok(())

@@ -147,8 +147,8 @@ impl Engine {
             let small = piece.data.len() <= SMALL;
             self.inflight.push(piece.frg, piece.data, ts, now);
             if small
-                && self.may_copy()
                 && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now)
+                && self.may_copy()
             {
                 // Perhaps the answer to what is late already: a second loss would cost most.
                 self.inflight.protect(sn);

@@ -119,6 +119,7 @@ impl SendQueue {
     }
 
     /// Where everything else goes, behind what was alone.
+    #[inline]
     fn gather(&mut self) -> &mut Gathered {
         let gathered = self.gathered.make();
         if !self.alone.is_empty() {
