@@ -84,6 +84,7 @@ pub struct SessionConfig {
     pub(crate) send_buffer: usize,
     pub(crate) recv_buffer: usize,
     pub(crate) redundancy: u8,
+    pub(crate) pacing: bool,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) user_timeout: Option<Duration>,
@@ -126,6 +127,7 @@ impl SessionConfig {
             send_buffer: 1 << 20,
             recv_buffer: 8 << 20,
             redundancy: 0,
+            pacing: true,
             keepalive: Some(Duration::from_secs(10)),
             idle_timeout: Some(Duration::from_secs(30)),
             user_timeout: Some(Duration::from_secs(60)),
@@ -211,6 +213,16 @@ impl SessionConfig {
     #[must_use]
     pub fn redundancy(mut self, segments: u8) -> Self {
         self.redundancy = segments;
+        self
+    }
+
+    /// With [`nc`](NoDelay::nc) a window that is larger than the path would drop into its queue, again and again: true
+    /// (default) keeps what is on its way below about twice what the path was seen to deliver in a round trip, after BBR
+    /// (draft-ietf-ccwg-bbr). It begins with 172 KiB and doubles per round trip while the path follows; losses do not lower it.
+    /// False: only the two windows limit the sender, as in `ikcp.c`. Without `nc` the congestion window limits it anyway.
+    #[must_use]
+    pub fn pacing(mut self, on: bool) -> Self {
+        self.pacing = on;
         self
     }
 

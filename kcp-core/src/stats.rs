@@ -26,7 +26,9 @@ pub struct Stats {
     pub fast_retransmits: u64,
     /// Of those: because no acknowledgement came within the RTO.
     pub timeout_retransmits: u64,
-    /// Copies of small segments that rode along in other datagrams.
+    /// Of those: the last of a flight, after two round trips without an acknowledgement.
+    pub tail_probes: u64,
+    /// Copies of small segments that rode along in other datagrams, and of lost ones that held the window.
     pub copies_sent: u64,
     /// ACK segments sent.
     pub acks_sent: u64,
@@ -74,6 +76,8 @@ pub struct Stats {
     pub rto: Duration,
     /// Congestion window in segments (`u32::MAX`: no congestion control).
     pub cwnd: u32,
+    /// Payload bytes that may be on their way ([`SessionConfig::pacing`](crate::SessionConfig::pacing); `u64::MAX`: no limit).
+    pub flight_limit: u64,
     /// Peer's receive window in segments, as last heard.
     pub peer_window: u32,
     /// Segments sent and not yet covered by `una`.
@@ -113,6 +117,7 @@ pub(crate) struct Counters {
 pub(crate) struct RareCounters {
     pub(crate) fast_retransmits: u64,
     pub(crate) timeout_retransmits: u64,
+    pub(crate) tail_probes: u64,
     pub(crate) copies_sent: u64,
     pub(crate) acks_repeated: u64,
     pub(crate) duplicates: u64,
@@ -156,9 +161,13 @@ impl Counters {
             bytes_received: self.bytes_received,
             segments_sent: self.segments_sent,
             payload_sent: self.payload_sent,
-            retransmits: rare.fast_retransmits.wrapping_add(rare.timeout_retransmits),
+            retransmits: rare
+                .fast_retransmits
+                .wrapping_add(rare.timeout_retransmits)
+                .wrapping_add(rare.tail_probes),
             fast_retransmits: rare.fast_retransmits,
             timeout_retransmits: rare.timeout_retransmits,
+            tail_probes: rare.tail_probes,
             copies_sent: rare.copies_sent,
             acks_sent: self.acks_sent,
             acks_repeated: rare.acks_repeated,

@@ -532,7 +532,7 @@ impl Session {
     /// Somebody elsewhere speaks of this session: has its peer moved? True when it has, and the datagram is the session's.
     pub(crate) fn follow(self: &Arc<Self>, from: SocketAddr, datagram: &[u8], now: Timestamp) -> bool {
         let mut state = self.lock();
-        if !state.core.proves_path(datagram) {
+        if !state.core.proves_path(datagram) && !state.core.begins_elsewhere(datagram) {
             // Not more than three times of what came from there.
             let question = state.core.challenge_path(now).filter(|ask| ask.len() <= datagram.len() * 3);
             if let Some(question) = question {

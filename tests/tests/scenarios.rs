@@ -406,6 +406,42 @@ async fn a_session_follows_its_client_to_another_address() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_may_move_at_any_moment_of_its_beginning() {
+    // 10 ms to and 10 ms fro: hello, answer, token and data, its echo.
+    for (lost, at) in (0..60).map(|at| (0.0, at)).chain((0..200).map(|at| (0.2, at))) {
+        let net = SimNet::new(LinkConfig::lossy(lost, ms(20)), at);
+        // Who only waits for an answer learns nothing of the move; its sign of life tells the server.
+        let sessions = SessionConfig::turbo().keepalive(Some(ms(1000)));
+        let config = |seed| KcpConfig::from(sessions.clone()).predictable(seed);
+        let server = endpoint(&net, SERVER, &config(at));
+        let client = endpoint(&net, CLIENT, &config(!at));
+        let nat = async {
+            sleep(ms(at)).await;
+            net.rebind(addr(CLIENT), addr("10.0.0.9:777"));
+        };
+        let echo = async {
+            let (mut theirs, _) = server.accept().await.unwrap();
+            let mut buf = [0; 5000];
+            theirs.read_exact(&mut buf).await.unwrap();
+            theirs.write_all(&buf).await.unwrap();
+            // Of a client that has moved when it had everything, nothing may be heard any more.
+            let _ = theirs.shutdown().await;
+        };
+        let all = async {
+            let mut ours = client.connect(addr(SERVER)).await.unwrap();
+            ours.write_all(&pattern(5000, at)).await.unwrap();
+            ours.shutdown().await.unwrap();
+            let mut back = vec![];
+            ours.read_to_end(&mut back).await.unwrap();
+            assert!(back == pattern(5000, at));
+        };
+        let done = async { timeout(ms(15_000), all).await };
+        let (_, _, done) = tokio::join!(nat, timeout(ms(60_000), echo), done);
+        assert!(done.is_ok(), "moved at {at} ms, {lost} lost");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hundred_thousand_spoofed_beginnings_change_nothing() {
     let World { net, server, client, mut ours, mut theirs } =
         world(LinkConfig::lossy(0.0, ms(20)), KcpConfig::turbo()).await;

@@ -124,6 +124,11 @@ impl Engine {
             self.progress_at = now;
             let (in_flight, peer_window) = (self.inflight.len(), self.peer_window);
             self.congestion.on_ack(now, &AckInfo { segments: covered, bytes, in_flight, peer_window, rtt });
+            if let Some(flight) = self.flight.get_mut() {
+                let rtt = rtt.map(|rtt| crate::time::saturating_micros(rtt).saturating_sub(applied.held));
+                let arrived = self.inflight.latest_and_arrived().1;
+                flight.on_ack(now, bytes, arrived, self.inflight.ever_lost(), rtt);
+            }
         }
         let resend =
             if self.params.early_retransmit && self.queue.is_empty() { 1 } else { self.params.resend };
@@ -180,7 +185,7 @@ impl Engine {
     /// Who echoes a timestamp that only we know gets what is sent there.
     fn seek_proof(&mut self, segments: Segments<'_>) {
         for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Ack) {
-            if self.unproven.get().is_some_and(|proofs| proofs.contains(&(header.sn, header.ts))) {
+            if self.unproven.get().is_some_and(|all| all.proofs.contains(&(header.sn, header.ts))) {
                 return self.validate();
             }
             self.stats.rarely(|rare| &mut rare.mismatched_echoes);

@@ -1,6 +1,7 @@
 //! The protocol itself, without lifecycle: what `ikcp.c` does. Both faces, [`Session`](crate::Session) and
 //! [`Kcp`](crate::Kcp), drive this one engine.
 
+mod flight;
 mod input;
 mod transmit;
 mod window;
@@ -27,6 +28,7 @@ use crate::time::{Timestamp, WireClock, saturating_micros};
 use crate::wire::control::MAGIC;
 use crate::wire::datagram::Transmit;
 use crate::wire::{Command, HEADER_LEN};
+use flight::{Flight, INITIAL};
 use window::{Announcer, Prober};
 
 /// `ikcp_send` refuses a message of 128 fragments and more, and so may a peer's receiver.
@@ -63,6 +65,8 @@ pub(crate) struct Params {
     pub(crate) send_buffer: usize,
     pub(crate) recv_buffer: usize,
     pub(crate) redundancy: u8,
+    /// With `nc`: a flight is limited to what the path takes.
+    pub(crate) pacing: bool,
 }
 
 impl Params {
@@ -85,6 +89,7 @@ impl Params {
             send_buffer: config.send_buffer,
             recv_buffer: config.recv_buffer,
             redundancy: config.redundancy,
+            pacing: config.pacing && numbers.nc,
         }
     }
 
@@ -98,6 +103,16 @@ pub(crate) const fn min_rto_of(nodelay: u8) -> u64 {
     if nodelay == 0 { 100_000 } else { 30_000 }
 }
 
+/// Until the proof no more than three times of what came from there goes to the peer's address, for it may be a victim's.
+#[derive(Debug, Default)]
+struct Unproven {
+    /// The transmissions made so far, (sn, ts): the echo of any of them is the proof. At most [`MAX_PROOFS`].
+    proofs: Vec<(Seq, u32)>,
+    /// Bytes received from, and sent to, addresses before this one.
+    received: u64,
+    sent: u64,
+}
+
 /// One conversation's protocol state.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -106,6 +121,7 @@ pub(crate) struct Engine {
     clock: WireClock,
     rtt: RttEstimator,
     congestion: BoxedController,
+    flight: Rare<Flight>,
 
     queue: SendQueue,
     inflight: Inflight,
@@ -155,10 +171,8 @@ pub(crate) struct Engine {
     ask: bool,
     /// A `WINS` is to be sent.
     tell: bool,
-    /// There while the peer has not proven that it gets what is sent to its address: until then no more than three times
-    /// of what came from there goes there, for it may be a victim's. The transmissions made so far, (sn, ts): the echo of
-    /// any of them is the proof. At most [`MAX_PROOFS`].
-    unproven: Rare<Vec<(Seq, u32)>>,
+    /// There while the peer has not proven that it gets what is sent to its address.
+    unproven: Rare<Unproven>,
 
     stats: Counters,
 }
@@ -171,6 +185,7 @@ impl Engine {
             clock: WireClock::new(ts_offset),
             rtt: RttEstimator::new(),
             congestion,
+            flight: Rare::none(),
             queue: SendQueue::default(),
             inflight: Inflight::new(Seq::new(0)),
             peer_window: INITIAL_PEER_WINDOW,
@@ -210,6 +225,7 @@ impl Engine {
 
     pub(crate) fn set_controller(&mut self, controller: BoxedController) {
         self.congestion = controller;
+        self.params.pacing = false;
     }
 
     pub(crate) fn set_nc(&mut self, nc: bool) {
@@ -475,6 +491,7 @@ impl Engine {
         stats.rttvar = core::time::Duration::from_micros(self.rtt.rttvar());
         stats.rto = core::time::Duration::from_micros(self.rtt.rto());
         stats.cwnd = self.congestion.window();
+        stats.flight_limit = self.flight_limit();
         stats.peer_window = self.peer_window;
         stats.in_flight = self.inflight.len();
         stats.unsent_bytes = self.queue.bytes() as u64;
@@ -482,9 +499,31 @@ impl Engine {
         stats
     }
 
+    /// Payload bytes that may be on their way.
+    pub(super) fn flight_limit(&self) -> u64 {
+        if self.params.pacing { self.flight.get().map_or(INITIAL, Flight::limit) } else { u64::MAX }
+    }
+
+    /// What was lost on the old path must not wait for what its losses have made of timeouts.
+    pub(crate) fn path_changed(&mut self) {
+        self.flight.clear();
+        self.inflight.end_backoff(self.rtt.rto());
+    }
+
+    pub(super) fn is_flight_full(&self) -> bool {
+        self.inflight.on_the_way() as u64 >= self.flight_limit()
+    }
+
     /// Caps what is sent until the peer's address is proven.
     pub(crate) fn distrust(&mut self) {
         self.unproven.make();
+    }
+
+    /// The peer begins at another address, which it has not proven either: what came from the old one earns it nothing.
+    pub(crate) fn distrust_anew(&mut self) {
+        let (received, sent) = (self.stats.bytes_received, self.stats.bytes_sent);
+        let unproven = self.unproven.make();
+        (unproven.received, unproven.sent) = (received, sent);
     }
 
     /// The peer's address is proven.
@@ -498,17 +537,19 @@ impl Engine {
 
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
-        if let Some(proofs) = self.unproven.get_mut().filter(|proofs| proofs.len() < MAX_PROOFS) {
+        if let Some(Unproven { proofs, .. }) =
+            self.unproven.get_mut().filter(|all| all.proofs.len() < MAX_PROOFS)
+        {
             proofs.push((sn, ts));
         }
     }
 
     /// Bytes that may be sent now to an address that is not proven yet.
     pub(super) fn allowance(&self) -> u64 {
-        if self.is_validated() {
-            return u64::MAX;
-        }
-        self.stats.bytes_received.saturating_mul(AMPLIFICATION).saturating_sub(self.stats.bytes_sent)
+        let Some(before) = self.unproven.get() else { return u64::MAX };
+        let received = self.stats.bytes_received.saturating_sub(before.received);
+        let sent = self.stats.bytes_sent.saturating_sub(before.sent);
+        received.saturating_mul(AMPLIFICATION).saturating_sub(sent)
     }
 
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
@@ -552,9 +593,18 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         let len = HEADER_LEN.saturating_add(payload.len());
-        if len as u64 > self.allowance() {
-            return None;
-        }
+        (len as u64 <= self.allowance()).then(|| self.write_bare(now, cmd, payload, buf))
+    }
+
+    /// The same to an address that is not the peer's, or not yet.
+    pub(crate) fn write_bare(
+        &mut self,
+        now: Timestamp,
+        cmd: Command,
+        payload: &[u8],
+        buf: &mut Vec<u8>,
+    ) -> Transmit {
+        let len = HEADER_LEN.saturating_add(payload.len());
         let mut header = self.header(cmd, Seq::new(1), self.clock.stamp(now));
         header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         buf.extend_from_slice(&header.encode());
@@ -562,7 +612,7 @@ impl Engine {
         let run = Transmit { datagrams: 1, stride: len, len };
         self.announcer.told(u32::from(header.wnd));
         self.count_sent(&run);
-        Some(run)
+        run
     }
 
     pub(super) const fn count_sent(&mut self, run: &Transmit) {
@@ -628,6 +678,7 @@ impl Engine {
             return Some(Timestamp::ZERO);
         }
         let first_rto = self.first_rto();
+        let probe = self.tail_probe().map(|(at, _)| at);
         let mut next = self.inflight.next_deadline(first_rto);
         let mut consider = |candidate: Option<Timestamp>| {
             next = match (next, candidate) {
@@ -638,13 +689,18 @@ impl Engine {
         if !self.withholds_acks() && self.allowance() >= HEADER_LEN as u64 {
             consider(self.ack_due);
         }
+        consider(probe);
         consider(self.announcer.next());
         consider(self.prober.next());
         if let Some(len) = self.inflight.peek_due().map(|(_, _, slot)| slot.data.len()) {
-            if HEADER_LEN.saturating_add(len) as u64 <= self.allowance() {
+            if HEADER_LEN.saturating_add(len) as u64 <= self.allowance() && !self.is_flight_full() {
                 consider(Some(self.paced_until.unwrap_or(Timestamp::ZERO)));
             }
-        } else if !self.queue.is_empty() && self.inflight.len() < self.send_limit() && self.may_send_new() {
+        } else if !self.queue.is_empty()
+            && self.inflight.len() < self.send_limit()
+            && self.may_send_new()
+            && !self.is_flight_full()
+        {
             let held = self.hold_until.filter(|_| self.is_held());
             consider(Some(held.or(self.paced_until).unwrap_or(Timestamp::ZERO)));
         }

@@ -18,6 +18,8 @@ pub(super) const HELD_UNIT: u64 = 250;
 /// Of so many segments one may ride once more after a loss, beyond the first few: where much is lost, much would be sent twice.
 const SEGMENTS_PER_COPY: u64 = 8;
 const FIRST_COPIES: u64 = 8;
+/// A probe waits so much longer than two round trips, in microseconds: runtimes count in milliseconds.
+const PROBE_SLACK: u64 = 2_000;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
 const CONTROL_SN: Seq = Seq::new(1);
@@ -41,6 +43,11 @@ impl Engine {
         if self.inflight.expire(now, self.first_rto()) > 0 {
             self.congestion.on_timeout(now, self.inflight.len());
         }
+        if let Some((at, sn)) = self.tail_probe()
+            && at <= now
+        {
+            self.inflight.probe(sn, self.params.resend);
+        }
         self.congestion.on_tick(now);
 
         let max = framing.max_datagrams.max(1);
@@ -62,36 +69,34 @@ impl Engine {
         self.announcer.told(u32::from(self.free_window()));
         self.count_sent(&run);
         self.congestion.on_pkt_sent(now, run.len);
+        if data && let Some(flight) = self.flight.get_mut() {
+            flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
+        }
         Some(run)
     }
 
     fn write_data(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
         let budget = self.congestion.pacing_budget(now);
-        let mut left = budget.bytes.min(self.allowance());
-        // Nothing changes before room and budget are known to suffice.
-        let mut fits = |len: usize, writer: &mut DatagramWriter<'_>| {
-            if len as u64 > left {
-                return Fit::Paced;
-            }
-            if !writer.reserve(len, max_datagrams) {
-                return Fit::RunEnds;
-            }
-            left = left.saturating_sub(len as u64);
-            Fit::Yes
-        };
+        let mut room = Room { bytes: budget.bytes.min(self.allowance()), max_datagrams };
         self.paced_until = None;
         let ts = self.clock.stamp(now);
         let template = self.header(Command::Push, Seq::new(0), ts);
         let (rto, nodelay) = (self.rtt.rto(), self.params.nodelay);
         let una = self.inflight.una();
-        while let Some((sn, cause, slot)) = self.inflight.peek_due() {
+        let flight = self.flight_limit();
+        loop {
+            let on_the_way = self.inflight.on_the_way() as u64;
+            let Some((sn, cause, slot)) = self.inflight.peek_due() else { break };
             // But for the first, which asks whether there is room.
             let wanted = sn.offset_from(una).is_none_or(|i| i < self.peer_window as usize);
             if !wanted && sn != una {
                 self.inflight.stall();
                 continue;
             }
-            match fits(HEADER_LEN.saturating_add(slot.data.len()), writer) {
+            if on_the_way >= flight {
+                return self.flight_is_full(now);
+            }
+            match room.fits(HEADER_LEN.saturating_add(slot.data.len()), writer) {
                 Fit::Yes => {}
                 Fit::RunEnds => return,
                 Fit::Paced => {
@@ -108,13 +113,15 @@ impl Engine {
             let again = nodelay > 0 && slot.xmit == 1 && slot.data.len() <= SMALL;
             let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
             let protect = self.may_copy();
-            self.inflight.resent(ts, now, rto, backoff, protect);
+            self.inflight.resent(ts, now, rto, backoff, wanted, protect);
             self.note_proof(sn, ts);
             self.stats.rarely(|rare| match cause {
                 Cause::Fast => &mut rare.fast_retransmits,
                 Cause::Timeout => &mut rare.timeout_retransmits,
+                Cause::Probe => &mut rare.tail_probes,
             });
         }
+        self.write_copies(now, &template, &mut room, writer);
         let (stream, mss) = (self.params.stream, self.params.mss());
         let limit = self.send_limit();
         if self.hold_until.is_some_and(|until| until <= now) {
@@ -130,7 +137,10 @@ impl Engine {
                 self.congestion.on_app_limited(now);
                 return;
             };
-            match fits(HEADER_LEN.saturating_add(len), writer) {
+            if self.inflight.on_the_way() as u64 >= flight {
+                return self.flight_is_full(now);
+            }
+            match room.fits(HEADER_LEN.saturating_add(len), writer) {
                 Fit::Yes => {}
                 Fit::RunEnds => return,
                 Fit::Paced => {
@@ -157,6 +167,40 @@ impl Engine {
             bump(&mut self.stats.segments_sent);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
         }
+    }
+
+    /// While the window lets nothing new through, for want of what was lost, that is sent twice: the path is idle, and the next
+    /// loss would keep it so for another round trip.
+    fn write_copies(
+        &mut self,
+        now: Timestamp,
+        template: &Header,
+        room: &mut Room,
+        writer: &mut DatagramWriter<'_>,
+    ) {
+        let blocked = self.flight.get().is_some()
+            && !self.queue.is_empty()
+            && self.inflight.len() >= self.send_limit()
+            && !self.is_flight_full();
+        if !blocked {
+            return self.inflight.leave_lone();
+        }
+        while let Some((sn, slot)) = self.inflight.next_lone() {
+            let len = slot.data.len();
+            if !matches!(room.fits(HEADER_LEN.saturating_add(len), writer), Fit::Yes) {
+                return;
+            }
+            writer.push(&Header { sn, frg: slot.frg, len: wire_len(len), ..*template }, &slot.data);
+            self.inflight.copied(sn, template.ts, now);
+            self.stats.rarely(|rare| &mut rare.copies_sent);
+        }
+    }
+
+    /// More could be sent than may be on its way.
+    fn flight_is_full(&mut self, now: Timestamp) {
+        let flight = self.flight.make();
+        flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
+        flight.is_full();
     }
 
     /// Whether what was sent again may ride once more. (What `redundancy` asks for is paid for anyway.)
@@ -288,9 +332,40 @@ impl Engine {
         if self.params.nodelay == 0 { rto.saturating_add(rto / 8) } else { rto }
     }
 
+    /// When to send which segment again, since a flight's end was perhaps lost, which no later one's ACK would show (RACK-TLP, RFC
+    /// 8985, 7.2). Where the round trip is much shorter than the least RTO; one of ours acknowledges two segments at once.
+    pub(super) fn tail_probe(&self) -> Option<(Timestamp, Seq)> {
+        if !self.una_suffices || self.params.resend == 0 {
+            return None;
+        }
+        let (sn, since) = self.inflight.tail()?;
+        let wait = self.rtt.srtt()?.saturating_mul(2).saturating_add(self.rtt.rttvar().saturating_mul(4));
+        Some((since.max(self.progress_at).plus_micros(wait.saturating_add(PROBE_SLACK)), sn))
+    }
+
     pub(super) fn follow_peer_window(&mut self, now: Timestamp) {
         let closed = self.peer_window == 0 && (!self.queue.is_empty() || self.inflight.is_stalled());
         self.ask |= self.prober.update(now, closed);
+    }
+}
+
+/// What may still be written.
+struct Room {
+    bytes: u64,
+    max_datagrams: usize,
+}
+
+impl Room {
+    /// Nothing changes before room and budget are known to suffice.
+    fn fits(&mut self, len: usize, writer: &mut DatagramWriter<'_>) -> Fit {
+        if len as u64 > self.bytes {
+            return Fit::Paced;
+        }
+        if !writer.reserve(len, self.max_datagrams) {
+            return Fit::RunEnds;
+        }
+        self.bytes = self.bytes.saturating_sub(len as u64);
+        Fit::Yes
     }
 }
 

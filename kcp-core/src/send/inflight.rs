@@ -17,6 +17,8 @@ pub(crate) enum Cause {
     Fast,
     /// No acknowledgement within its RTO.
     Timeout,
+    /// Nothing was acknowledged for a while, and it is the last: its ACK will tell of those before it.
+    Probe,
 }
 
 /// A segment that has a sequence number and is not covered by `una` yet.
@@ -28,7 +30,7 @@ pub(crate) struct Slot {
     acked: bool,
     /// Waits in `due`.
     due: bool,
-    /// Transmissions so far; at least 1.
+    /// Transmissions so far, but for those into a closed window after the second; at least 1.
     pub(crate) xmit: u32,
     /// `ts` of the latest transmission, which its ACK echoes.
     ts: u32,
@@ -57,6 +59,8 @@ struct Sending {
 const MAX_OTHERS: usize = 64;
 /// Segments of which a copy is to ride, at most.
 const MAX_FRAGILE: usize = 64;
+/// How far from the end the tail is looked for.
+const TAIL: usize = 8;
 /// Payload of a segment that may ride, in bytes at most.
 pub(crate) const SMALL: usize = 256;
 
@@ -89,12 +93,20 @@ pub(crate) struct Inflight {
     slots: VecDeque<Slot>,
     /// Payload bytes in slots that are not acknowledged.
     bytes: usize,
+    /// Of those, the bytes that wait in `due`: they are on their way no longer.
+    lost: usize,
+    /// Bytes that were ever found lost.
+    ever_lost: u64,
     /// Slots that are not acknowledged.
     unacked: u32,
     /// Transmissions so far; the next one's position in send order.
     next_order: u64,
     /// One past the latest position in send order known to have arrived.
     arrived: u64,
+    /// Time of the latest transmission.
+    last_sent: Timestamp,
+    /// A probe was sent since something was last acknowledged.
+    probed: bool,
     /// Before it, no slot with one transmission can newly be found lost.
     loss_cursor: Seq,
     /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
@@ -115,6 +127,8 @@ struct Repairs {
     due: VecDeque<(Seq, Cause)>,
     /// Due, but beyond a window that the peer has made smaller since they were sent; stale as above.
     stalled: VecDeque<(Seq, Cause)>,
+    /// Before this position in send order, it is settled whether a copy follows what was sent again.
+    copied: u64,
     others: VecDeque<Sending>,
     /// Small segments sent again: one copy of each rides along with something later. Stale as above.
     fragile: VecDeque<Seq>,
@@ -137,9 +151,13 @@ impl Inflight {
             una,
             slots: VecDeque::new(),
             bytes: 0,
+            lost: 0,
+            ever_lost: 0,
             unacked: 0,
             next_order: 0,
             arrived: 0,
+            last_sent: Timestamp::ZERO,
+            probed: false,
             loss_cursor: una,
             rto_cursor: una,
             repairs: Rare::none(),
@@ -172,6 +190,21 @@ impl Inflight {
         self.bytes
     }
 
+    /// Payload bytes neither acknowledged nor known to be lost.
+    pub(crate) const fn on_the_way(&self) -> usize {
+        self.bytes.saturating_sub(self.lost)
+    }
+
+    /// Payload bytes that were found lost, since the session began.
+    pub(crate) const fn ever_lost(&self) -> u64 {
+        self.ever_lost
+    }
+
+    /// Position in send order of the latest transmission, and the first beyond what is known to have arrived.
+    pub(crate) const fn latest_and_arrived(&self) -> (u64, u64) {
+        (self.next_order.wrapping_sub(1), self.arrived)
+    }
+
     /// Whether something in flight is not acknowledged in any way.
     pub(crate) const fn has_unacked(&self) -> bool {
         self.unacked > 0
@@ -196,6 +229,7 @@ impl Inflight {
         self.bytes = self.bytes.saturating_add(data.len());
         self.unacked = self.unacked.saturating_add(1);
         let order = self.take_order();
+        self.last_sent = now;
         self.slots.push_back(Slot {
             data,
             frg,
@@ -274,6 +308,34 @@ impl Inflight {
         }
     }
 
+    /// The first of those sent again that no copy has followed yet.
+    pub(crate) fn next_lone(&mut self) -> Option<(Seq, &Slot)> {
+        let Self { slots, una, repairs, .. } = self;
+        let Repairs { resent, copied, .. } = repairs.get_mut()?;
+        loop {
+            let &(order, sn) = resent.get(resent.partition_point(|&(order, _)| order < *copied))?;
+            if let Some(slot) = find(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
+                return Some((sn, slot));
+            }
+            *copied = order.wrapping_add(1);
+        }
+    }
+
+    /// Books a copy of `sn`, which [`next_lone`](Self::next_lone) returned.
+    pub(crate) fn copied(&mut self, sn: Seq, ts: u32, now: Timestamp) {
+        let order = self.get(sn).map_or(0, |slot| slot.order);
+        self.repairs.make().copied = order.wrapping_add(1);
+        self.rode(sn, ts, now);
+    }
+
+    /// What was sent again until now needs no copy.
+    pub(crate) fn leave_lone(&mut self) {
+        let next = self.next_order;
+        if let Some(repairs) = self.repairs.get_mut() {
+            repairs.copied = next;
+        }
+    }
+
     fn note(&mut self, sending: Sending) {
         let others = &mut self.repairs.make().others;
         if others.len() >= MAX_OTHERS {
@@ -314,9 +376,13 @@ impl Inflight {
         slot.acked = true;
         let exact = slot.ts == ts;
         let (sent_at, order, once) = (slot.sent_at, slot.order, slot.xmit == 1 && slot.rides == 0);
-        let data = core::mem::take(&mut slot.data);
+        let (data, due) = (core::mem::take(&mut slot.data), slot.due);
         self.bytes = self.bytes.saturating_sub(data.len());
+        if due {
+            self.lost = self.lost.saturating_sub(data.len());
+        }
         self.unacked = self.unacked.saturating_sub(1);
+        self.probed = false;
         if exact {
             self.has_arrived(order);
         }
@@ -333,12 +399,16 @@ impl Inflight {
         }
         self.usage.note(self.slots.len());
         let before = self.bytes;
+        self.probed &= count == 0;
         for slot in self.slots.drain(..count) {
             if slot.acked {
                 continue;
             }
             self.bytes = self.bytes.saturating_sub(slot.data.len());
             self.unacked = self.unacked.saturating_sub(1);
+            if slot.due {
+                self.lost = self.lost.saturating_sub(slot.data.len());
+            }
             if slot.xmit == 1 {
                 self.arrived = self.arrived.max(slot.order.wrapping_add(1));
             }
@@ -398,13 +468,13 @@ impl Inflight {
                 if !overtaken(slot.order) {
                     break;
                 }
-                slot.due = true;
+                lose(&mut self.lost, &mut self.ever_lost, slot);
                 self.repairs.make().due.push_back((self.loss_cursor, Cause::Fast));
                 found = found.saturating_add(1);
             }
             self.loss_cursor = self.loss_cursor.next();
         }
-        let Self { slots, una, repairs, .. } = self;
+        let Self { slots, una, repairs, lost, ever_lost, .. } = self;
         let Some(Repairs { resent, due, .. }) = repairs.get_mut() else { return found };
         while let Some(&(order, sn)) = resent.front() {
             if let Some(slot) = find_mut(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
@@ -412,7 +482,7 @@ impl Inflight {
                     break;
                 }
                 if limit == 0 || slot.xmit <= limit {
-                    slot.due = true;
+                    lose(lost, ever_lost, slot);
                     due.push_back((sn, Cause::Fast));
                     found = found.saturating_add(1);
                 }
@@ -442,7 +512,7 @@ impl Inflight {
 
     /// The timeout of `sn` has ended; false if it begins again, since a copy rode along later and may be on its way.
     fn time_out(&mut self, sn: Seq, now: Timestamp, first_rto: u64) -> bool {
-        let Self { slots, una, repairs, .. } = self;
+        let Self { slots, una, repairs, lost, ever_lost, .. } = self;
         let repairs = repairs.make();
         let first_ride = repairs.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
         let Some(slot) = find_mut(slots, *una, sn) else { return false };
@@ -452,7 +522,7 @@ impl Inflight {
             repairs.deadlines.push(Reverse((deadline, slot.order, sn.value())));
             return false;
         }
-        slot.due = true;
+        lose(lost, ever_lost, slot);
         repairs.due.push_back((sn, Cause::Timeout));
         true
     }
@@ -462,8 +532,49 @@ impl Inflight {
     pub(crate) fn retry_first(&mut self, now: Timestamp, rto: u64) {
         let (una, Some(slot)) = (self.una, self.slots.front_mut()) else { return };
         if slot.xmit > 1 && !slot.acked && !slot.due && slot.sent_at.plus_micros(rto) <= now {
-            slot.due = true;
+            lose(&mut self.lost, &mut self.ever_lost, slot);
             self.repairs.make().due.push_back((una, Cause::Fast));
+        }
+    }
+
+    /// The last segment on its way, if it is not the only one, and since when nothing has left. None once it was sent as a probe,
+    /// until something is acknowledged.
+    pub(crate) fn tail(&self) -> Option<(Seq, Timestamp)> {
+        if self.probed {
+            return None;
+        }
+        let mut sn = self.nxt();
+        for slot in self.slots.iter().rev().take(TAIL) {
+            sn = sn.plus(u32::MAX);
+            if !slot.acked && !slot.due {
+                return (self.on_the_way() > slot.data.len()).then_some((sn, self.last_sent));
+            }
+        }
+        None
+    }
+
+    /// Sends the [`tail`](Self::tail) again. Its place in send order is `resend` further, so that its ACK overtakes all before it.
+    pub(crate) fn probe(&mut self, sn: Seq, resend: u32) {
+        self.probed = true;
+        self.next_order = self.next_order.wrapping_add(u64::from(resend));
+        let Self { slots, una, lost, ever_lost, repairs, .. } = self;
+        if let Some(slot) = find_mut(slots, *una, sn) {
+            lose(lost, ever_lost, slot);
+            repairs.make().due.push_back((sn, Cause::Probe));
+        }
+    }
+
+    /// Timeouts that have grown beyond `rto` end as if they had not.
+    pub(crate) fn end_backoff(&mut self, rto: u64) {
+        let Some(Repairs { deadlines, .. }) = self.repairs.get_mut() else { return };
+        let mut sn = self.una;
+        for slot in &mut self.slots {
+            if slot.xmit > 1 && !slot.acked && !slot.due && slot.rto > rto {
+                slot.rto = rto;
+                // The entry with the old deadline is stale once this one has ended.
+                deadlines.push(Reverse((slot.sent_at.plus_micros(rto), slot.order, sn.value())));
+            }
+            sn = sn.next();
         }
     }
 
@@ -537,7 +648,8 @@ impl Inflight {
     }
 
     /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
-    /// to the next one after a timeout; `rto` is that of a segment sent now. `protect`: a copy of a small one rides along with
+    /// to the next one after a timeout; `rto` is that of a segment sent now. `wanted`: the peer has
+    /// room for it; otherwise this asks whether it has, and does not count as a failure. `protect`: a copy of a small one rides along with
     /// something later.
     pub(crate) fn resent(
         &mut self,
@@ -545,20 +657,25 @@ impl Inflight {
         now: Timestamp,
         rto: u64,
         backoff: impl Fn(u64) -> u64,
+        wanted: bool,
         protect: bool,
     ) {
         let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else {
             return;
         };
         let order = self.take_order();
+        self.last_sent = now;
         let Some(slot) = self.get_mut(sn) else { return };
         let last = if slot.xmit == 1 { rto } else { slot.rto };
         slot.rto = match cause {
             Cause::Timeout => backoff(last),
-            Cause::Fast => last,
+            Cause::Fast | Cause::Probe => last,
         };
         slot.due = false;
-        slot.xmit = slot.xmit.saturating_add(1);
+        let len = slot.data.len();
+        if wanted || slot.xmit == 1 {
+            slot.xmit = slot.xmit.saturating_add(1);
+        }
         let before = Sending { sn, ts: slot.ts, sent_at: slot.sent_at };
         slot.ts = ts;
         slot.sent_at = now;
@@ -567,6 +684,7 @@ impl Inflight {
         slot.deferred = false;
         let ride = protect && slot.data.len() <= SMALL;
         let deadline = now.plus_micros(slot.rto);
+        self.lost = self.lost.saturating_sub(len);
         self.note(before);
         if ride {
             self.protect(sn);
@@ -585,6 +703,14 @@ impl Inflight {
             resent.retain(|&(order, sn)| is_live(order, sn));
         }
     }
+}
+
+/// Counts a segment that is to be sent again.
+const fn lose(lost: &mut usize, ever_lost: &mut u64, slot: &mut Slot) {
+    slot.due = true;
+    let len = slot.data.len();
+    *lost = lost.saturating_add(len);
+    *ever_lost = ever_lost.saturating_add(len as u64);
 }
 
 fn find(slots: &VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&Slot> {
@@ -628,7 +754,7 @@ mod tests {
         let mut out = Vec::new();
         while let Some((sn, cause, _)) = ring.peek_due() {
             out.push((sn.value(), cause));
-            ring.resent(5000, now, RTO, |rto| rto * 2, true);
+            ring.resent(5000, now, RTO, |rto| rto * 2, true, true);
         }
         out
     }
@@ -819,7 +945,7 @@ mod tests {
                     let model = naive.get_mut(&n).unwrap();
                     assert!(model.due && !model.acked);
                     assert_eq!(model.xmit, slot.xmit);
-                    ring.resent(order as u32, at(now), RTO, |rto| rto, true);
+                    ring.resent(order as u32, at(now), RTO, |rto| rto, true, true);
                     model.due = false;
                     model.xmit += 1;
                     model.order = order;

@@ -460,7 +460,8 @@ impl Session {
         let mut payload = alloc::vec![MAGIC];
         Control::PathChallenge { nonce }.encode(&mut payload);
         let mut datagram = Vec::new();
-        self.engine.write_payload(now, Command::Wins, &payload, &mut datagram)?;
+        // Not to the address that the limit of an unproven one is for.
+        self.engine.write_bare(now, Command::Wins, &payload, &mut datagram);
         Some(datagram)
     }
 
@@ -475,12 +476,33 @@ impl Session {
         });
         if proven {
             self.challenge = None;
+            self.engine.validate();
         }
         proven
     }
 
-    /// The path has changed: what is in flight may be lost, and the peer shall hear from us.
+    /// Whether a datagram from another address is the hello of this session's peer, before it has proven any: then it has moved
+    /// while it was connecting, and knows too little to answer a challenge. (Nobody else knows the token of its hello.) What
+    /// may be sent to the new address is three times of what comes from there.
+    pub fn begins_elsewhere(&mut self, datagram: &[u8]) -> bool {
+        let (_, Some(token)) = self.extension.tokens() else { return false };
+        let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
+        let same = segments.any(|(header, payload)| {
+            header.cmd == Command::Wask
+                && controls(payload)
+                    .is_some_and(|mut all| all.any(|control| control == Control::Hello { token }))
+        });
+        let begins = same && !self.engine.is_validated() && !self.is_closed();
+        if begins {
+            self.engine.distrust_anew();
+        }
+        begins
+    }
+
+    /// The path has changed: what is in flight may be lost, and is repeated without backoff; nothing is known of what the new
+    /// one takes; and the peer shall hear from us.
     pub fn probe_path(&mut self) {
+        self.engine.path_changed();
         if self.extension.is_on() {
             self.extension.ask();
         } else {
@@ -551,8 +573,9 @@ impl Session {
             }
             // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing.
             State::Open if self.extension.owes_denial() => self.transmit_denial(buf),
-            State::Open => match self.engine.transmit(now, framing, false, buf) {
-                None => self.transmit_control(now, buf),
+            // Few and short, and much depends on them: behind a flight they might be dropped with its end.
+            State::Open => match self.transmit_control(now, buf) {
+                None => self.engine.transmit(now, framing, false, buf),
                 run => run,
             },
         };

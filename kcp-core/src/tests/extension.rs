@@ -363,6 +363,34 @@ fn a_path_is_proven_by_token_and_nonce_together() {
 }
 
 #[test]
+fn the_proof_of_a_path_is_not_behind_a_flight() {
+    let mut pair = dialled(&quiet(), &lossy(0), 9);
+    let now = pair.now;
+    let challenge = pair.ends[1].challenge_path(now).unwrap();
+    pair.ends[0].write(now, &[7; 100_000]).unwrap();
+    pair.ends[0].handle_datagram(now, &challenge).unwrap();
+    let segments: Vec<_> = output(&mut pair.ends[0], now).into_iter().flatten().collect();
+    assert!(segments.len() > 50);
+    let answer = controls(&segments[0].1).and_then(|mut all| all.next());
+    assert!(matches!(answer, Some(Control::PathResponse { .. })), "{answer:?}");
+}
+
+#[test]
+fn on_another_path_nothing_waits_for_the_backoff_of_the_old_one() {
+    let mut pair = dialled(&quiet(), &lossy(0), 9);
+    pair.links[0].set_partitioned(true);
+    pair.ends[0].write(pair.now, b"lost, and again").unwrap();
+    pair.run_for(Duration::from_secs(9));
+    let rto = pair.ends[0].rto();
+    let next = pair.ends[0].poll_timeout().unwrap();
+    assert!(next > pair.now + rto, "it has backed off");
+    pair.links[0].set_partitioned(false);
+    pair.ends[0].probe_path();
+    pair.ends[1].handle_timeout(pair.now);
+    pair.drive(rto + Duration::from_millis(50), |pair| pair.ends[1].is_readable());
+}
+
+#[test]
 fn silence_of_a_plain_peer_is_an_end_only_where_configured() {
     for (eof, expected) in
         [(true, ReadError::EndOfStream), (false, ReadError::Closed(CloseReason::IdleTimeout))]

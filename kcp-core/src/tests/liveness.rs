@@ -44,7 +44,7 @@ fn connect_probes_until_answered() {
     assert!(!client.is_connecting());
     assert_eq!(events(&mut client), [Event::Connected]);
     // And the proof that the hello's answer has come.
-    assert_eq!(sent(&mut client, at(260)), [(Push, 0, 5), (Wins, 1, 12)]);
+    assert_eq!(sent(&mut client, at(260)), [(Wins, 1, 12), (Push, 0, 5)]);
 }
 
 #[test]

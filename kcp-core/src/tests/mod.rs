@@ -15,3 +15,4 @@ mod windows;
 pub(crate) use util::Rng;
 mod amplification;
 mod extension;
+mod flight;

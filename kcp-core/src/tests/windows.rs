@@ -189,3 +189,28 @@ fn the_window_counts_in_the_peers_segments_where_those_are_longer() {
     let ack = output(&mut end, at(10)).remove(0).remove(0).0;
     assert_eq!((ack.wnd, ack.una.value()), (9, 1), "of 1000 bytes each");
 }
+
+#[test]
+fn repetitions_into_a_closed_window_do_not_make_a_dead_link() {
+    let mut end = lone(quiet().dead_link(5).user_timeout(None).zero_window_timeout(None));
+    end.write(at(0), b"there is no room").unwrap();
+    assert_eq!(sent(&mut end, at(0)), [(Push, 0, 16)]);
+    let mut now = at(1);
+    end.handle_datagram(now, &segment(Wins, 0, 0, 0, 1, 0, b"")).unwrap();
+    let mut repeated = 0;
+    while repeated < 50 {
+        now = end.poll_timeout().unwrap();
+        end.handle_timeout(now);
+        repeated += sent(&mut end, now).iter().filter(|(cmd, ..)| *cmd == Push).count();
+        assert_eq!(end.close_reason(), None, "after {repeated}");
+    }
+    // With room, silence is what it is.
+    end.handle_datagram(now, &segment(Wins, 0, 9, 0, 1, 0, b"")).unwrap();
+    repeated = 0;
+    while end.close_reason().is_none() {
+        repeated += sent(&mut end, now).iter().filter(|(cmd, ..)| *cmd == Push).count();
+        now = end.poll_timeout().unwrap_or(now);
+        end.handle_timeout(now);
+    }
+    assert_eq!((repeated, end.close_reason()), (3, Some(CloseReason::DeadLink)));
+}

@@ -1,0 +1,177 @@
+//! How much may be on its way, where `nc` turns congestion control off: about twice what the path has been seen to deliver in a
+//! round trip. A window that is larger than that would only drop into the queue of the bottleneck, again and again.
+//!
+//! The measures are those of BBR (draft-ietf-ccwg-bbr): the highest delivery rate of the last rounds and the lowest round-trip
+//! time of the last seconds. A loss changes neither, so a path that loses at random keeps its rate.
+
+use crate::time::{Timestamp, saturating_micros};
+
+/// Bytes of payload on their way before the path is known: `IKCP_WND_RCV` full segments, which every peer takes.
+pub(super) const INITIAL: u64 = 128 * 1376;
+/// Always allowed: what the shortest queue of a router takes.
+const LEAST: u64 = 32 * 1024;
+/// What the peer's timers and batches, and a wireless link's, may add to a round trip, in microseconds: so much more may be on
+/// its way while less than a sixteenth is lost in a round.
+const SLACK: u64 = 4_000;
+/// Where more is lost, the limit becomes what the round has delivered, as far as the slack goes, down to less than nothing: a
+/// socket's short buffer is the queue of a path whose round trip is all batches. For a longer path this is nothing.
+const LEAST_SLACK: u64 = 1_000;
+/// And so much comes back in a round without such losses.
+const SLACK_STEP: u64 = 4;
+const LOSS_DIVISOR: u64 = 16;
+/// Rounds, of those in which the limit was met, after which their highest rate is forgotten: one to two of these.
+const BUCKET_ROUNDS: u8 = 16;
+/// Rounds at the limit without growth, after which the path is taken to be full.
+const LEVEL_ROUNDS: u8 = 3;
+/// The lowest round-trip time is forgotten after this, in microseconds, and a look at the path without our queue.
+const BUCKET_TIME: u64 = 3_000_000;
+/// Rounds with no more than fills the path, after which no queue of ours is left that a round-trip time could include.
+const DRAIN_ROUNDS: u8 = 2;
+
+/// What is known of the path. There once a flight has reached [`INITIAL`]: sessions of small messages never have it.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// Payload bytes acknowledged since this began.
+    delivered: u64,
+    round: Option<Round>,
+    /// Highest rate, in bytes per second: of the rounds since the last change of buckets, and of those before. 0: none.
+    rates: [u64; 2],
+    /// Rounds at the limit since then.
+    rounds: u8,
+    /// Rounds at the limit since the rate last grew by a quarter.
+    level: u8,
+    /// Lowest round-trip time in microseconds: since `rtts_since`, and before that until the queue is drained.
+    rtts: [Option<u64>; 2],
+    /// When the first began.
+    rtts_since: Timestamp,
+    /// Up to [`SLACK`], and [`LEAST_SLACK`] more than there is.
+    slack: u64,
+    /// Rounds of draining that are left.
+    draining: u8,
+}
+
+/// From transmissions until the last of them, or one after it, has arrived.
+#[derive(Debug)]
+struct Round {
+    /// The position in send order of the last transmission at `began`.
+    last: u64,
+    began: Timestamp,
+    /// What was delivered by then.
+    delivered: u64,
+    /// And lost.
+    lost: u64,
+    /// There was more to send than the limit let through.
+    full: bool,
+}
+
+impl Default for Flight {
+    fn default() -> Self {
+        Self {
+            delivered: 0,
+            round: None,
+            rates: [0; 2],
+            rounds: 0,
+            level: 0,
+            rtts: [None; 2],
+            rtts_since: Timestamp::ZERO,
+            slack: SLACK.saturating_add(LEAST_SLACK),
+            draining: 0,
+        }
+    }
+}
+
+impl Flight {
+    /// Payload bytes that may be unacknowledged and not known to be lost.
+    pub(super) fn limit(&self) -> u64 {
+        let (rate, Some(rtt)) = (self.rate(), self.rtt()) else { return INITIAL };
+        if rate == 0 {
+            return INITIAL;
+        }
+        let time = match () {
+            () if self.draining > 0 => rtt,
+            // Does the path take more? Asked at every round until it does not, then at one of sixteen.
+            () if self.level < LEVEL_ROUNDS || self.rounds == 0 => {
+                rtt.saturating_mul(2).saturating_add(self.slack).saturating_sub(LEAST_SLACK)
+            }
+            () => self.filled().saturating_add(self.slack).saturating_sub(LEAST_SLACK),
+        };
+        (rate.saturating_mul(time) / 1_000_000).max(LEAST)
+    }
+
+    fn rate(&self) -> u64 {
+        self.rates[0].max(self.rates[1])
+    }
+
+    /// For how long the path is usually filled, in microseconds, slack apart.
+    fn filled(&self) -> u64 {
+        self.rtt().unwrap_or(0).saturating_mul(3) / 2
+    }
+
+    fn rtt(&self) -> Option<u64> {
+        self.rtts.into_iter().flatten().min()
+    }
+
+    /// Sending has stopped at the limit.
+    pub(super) const fn is_full(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.full = true;
+        }
+    }
+
+    /// Data has left; `order` is the position of its last transmission.
+    pub(super) fn on_sent(&mut self, now: Timestamp, order: u64, lost: u64) {
+        let delivered = self.delivered;
+        let round = self.round.get_or_insert(Round { last: order, began: now, delivered, lost, full: false });
+        if round.began == now {
+            round.last = order;
+        }
+    }
+
+    /// So many payload bytes were acknowledged; everything before position `arrived` has arrived or is late.
+    pub(super) fn on_ack(&mut self, now: Timestamp, bytes: usize, arrived: u64, lost: u64, rtt: Option<u64>) {
+        self.delivered = self.delivered.saturating_add(bytes as u64);
+        if let Some(rtt) = rtt {
+            self.on_rtt(now, rtt);
+        }
+        let Some(round) = self.round.take_if(|round| round.last < arrived) else { return };
+        let took = saturating_micros(now.saturating_since(round.began)).max(1);
+        self.on_rtt(now, took);
+        let delivered = self.delivered.saturating_sub(round.delivered);
+        let (rate, known) = (delivered.saturating_mul(1_000_000) / took, self.rate());
+        self.rates[0] = self.rates[0].max(rate);
+        if rate > known.saturating_add(known / 4) {
+            self.level = 0;
+        }
+        if self.draining > 0 {
+            self.draining = self.draining.saturating_sub(1);
+            if self.draining == 0 {
+                self.rtts[1] = None;
+            }
+        }
+        if lost.saturating_sub(round.lost) > delivered / LOSS_DIVISOR {
+            let time = delivered.saturating_mul(1_000_000) / self.rate().max(1);
+            let most = time.saturating_add(LEAST_SLACK).saturating_sub(self.filled());
+            self.slack = self.slack.min(most);
+        } else if round.full {
+            self.slack = self.slack.saturating_add(SLACK_STEP).min(SLACK.saturating_add(LEAST_SLACK));
+        }
+        if round.full {
+            self.level = self.level.saturating_add(1);
+            self.rounds = self.rounds.saturating_add(1);
+            if self.rounds >= BUCKET_ROUNDS {
+                self.rounds = 0;
+                self.rates = [0, self.rates[0]];
+            }
+        }
+    }
+
+    fn on_rtt(&mut self, now: Timestamp, rtt: u64) {
+        self.rtts[0] = Some(self.rtts[0].map_or(rtt, |least| least.min(rtt)));
+        if self.rtts_since.plus_micros(BUCKET_TIME) <= now {
+            // A first measure has nothing to forget.
+            self.draining = if self.rtts_since == Timestamp::ZERO { 0 } else { DRAIN_ROUNDS };
+            self.rtts = [None, self.rtts[0]];
+            self.rtts_since = now;
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Bulk transfers through bottlenecks: a window larger than the path's queue must not drop into it again and again.
+
+use alloc::vec;
+use core::time::Duration;
+
+use kcp_netsim::{LinkConfig, Loss};
+
+use super::util::{Pair, START, pattern};
+use crate::{ReadError, SessionConfig};
+
+/// A link of so many bytes per second, with a queue of so many bytes.
+fn bottleneck(rate: u64, rtt_ms: u64, queue: usize, loss: f64) -> LinkConfig {
+    let mut link = LinkConfig::ideal();
+    link.delay = Duration::from_millis(rtt_ms / 2);
+    link.rate = Some(rate);
+    link.queue = queue;
+    link.loss = if loss > 0.0 { Loss::Uniform(loss) } else { Loss::None };
+    link
+}
+
+/// What has become of a transfer.
+#[derive(Debug)]
+struct Moved {
+    /// Seconds of virtual time.
+    took: f64,
+    /// Transmissions per segment.
+    sent: f64,
+    copies: u64,
+}
+
+/// Moves so many bytes one way; what the link becomes, and after how many bytes have arrived.
+fn bulk(config: SessionConfig, link: &LinkConfig, len: usize, then: Option<(usize, LinkConfig)>) -> Moved {
+    let mut pair = Pair::symmetric(config.user_timeout(None), link, 5);
+    let data = pattern(len, 5);
+    let (mut written, mut read, mut then, mut since) = (0, 0, then, START);
+    let mut buf = vec![0; 1 << 16];
+    pair.drive(Duration::from_secs(600), |pair| {
+        let now = pair.now;
+        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+            let Ok(n) = pair.ends[0].write(now, rest) else { break };
+            written += n;
+        }
+        pair.drain(0);
+        loop {
+            match pair.ends[1].read(now, &mut buf) {
+                Ok(n) => {
+                    assert!(buf[..n] == data[read..read + n], "other bytes");
+                    read += n;
+                }
+                Err(ReadError::Empty) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        pair.drain(1);
+        if let Some((_, link)) = then.take_if(|(at, _)| *at <= read) {
+            pair.links.iter_mut().for_each(|way| way.set_config(link.clone()));
+            since = now;
+        }
+        read == len
+    });
+    let stats = pair.ends[0].stats();
+    let all = stats.segments_sent + stats.retransmits + stats.copies_sent;
+    let took = pair.now.saturating_since(since).as_secs_f64();
+    Moved { took, sent: all as f64 / stats.segments_sent as f64, copies: stats.copies_sent }
+}
+
+const MB: u64 = 1_000_000;
+
+#[test]
+fn a_window_larger_than_the_path_fills_it_and_sends_hardly_anything_twice() {
+    // (bytes per second, round trip in ms, queue, part of the rate that is used, transmissions more than loss demands)
+    for (rate, rtt, queue, used, more) in [
+        (4 * MB, 10, 256 << 10, 0.9, 1.05),
+        // A queue of one round trip, and one of 14 packets.
+        (12 * MB, 20, 240_000, 0.85, 1.06),
+        (2 * MB, 10, 20_000, 0.9, 1.2),
+    ] {
+        for window in [1024, 2048, 8192] {
+            for loss in [0.0, 0.01, 0.05, 0.1, 0.2] {
+                let len = rate as usize * 2;
+                let config = SessionConfig::fast().send_window(window).recv_window(window);
+                let moved = bulk(config, &bottleneck(rate, rtt, queue, loss), len, None);
+                let part = len as f64 / moved.took / (rate as f64 * (1.0 - loss));
+                let excess = moved.sent * (1.0 - loss);
+                assert!(part > used && excess < more, "{rate} {queue} {window} {loss}: {part} {moved:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_pacing_the_same_window_collapses() {
+    let link = bottleneck(4 * MB, 10, 256 << 10, 0.0);
+    let moved = bulk(SessionConfig::fast().pacing(false), &link, 8 * MB as usize, None);
+    assert!(moved.sent > 2.0 && moved.took > 4.0, "{moved:?}");
+}
+
+#[test]
+fn the_flight_follows_a_path_that_changes() {
+    let before = bottleneck(4 * MB, 20, 80_000, 0.01);
+    for (name, rate, rtt, part) in [
+        ("slower", MB, 20, 0.8),
+        ("faster", 12 * MB, 20, 0.7),
+        ("longer", 4 * MB, 120, 0.6),
+        ("shorter", 4 * MB, 2, 0.85),
+    ] {
+        let after = bottleneck(rate, rtt, (rate / 1000 * rtt).max(40_000) as usize, 0.01);
+        let half = 8 * MB as usize;
+        let len = half + rate as usize * 16;
+        let moved = bulk(SessionConfig::fast(), &before, len, Some((half, after)));
+        let used = (len - half) as f64 / moved.took / (rate as f64 * 0.99);
+        assert!(used > part && moved.sent < 1.2, "{name}: {used} {moved:?}");
+    }
+}
+
+#[test]
+fn a_round_trip_that_got_longer_is_believed_after_a_while() {
+    // Twenty times as long: what the flight was limited to is a tenth of what the path now takes.
+    let (before, after) = (bottleneck(4 * MB, 5, 40_000, 0.0), bottleneck(4 * MB, 100, 400_000, 0.0));
+    let half = 8 * MB as usize;
+    let len = half + 200 * MB as usize;
+    let moved = bulk(SessionConfig::fast(), &before, len, Some((half, after)));
+    let used = (len - half) as f64 / moved.took / (4 * MB) as f64;
+    assert!(used > 0.6, "{used} {moved:?}");
+}
+
+#[test]
+fn what_holds_the_window_is_sent_twice_and_only_that() {
+    let link = bottleneck(12 * MB, 200, 2 << 20, 0.05);
+    let window = |segments| SessionConfig::fast().send_window(segments).recv_window(segments);
+    let len = 12 * MB as usize;
+    let held = bulk(window(512), &link, len, None);
+    // Five of a hundred are lost, and as many again are sent beside them.
+    assert!(held.copies > 200 && held.sent < 1.13, "{held:?}");
+    // Three round trips per window if nothing were sent twice: 11.6 s.
+    let windows = len as f64 / (512.0 * 1376.0);
+    assert!(held.took < windows * 2.6 * 0.2, "{held:?}");
+    let free = bulk(window(8192), &bottleneck(4 * MB, 20, 80_000, 0.05), 8 * MB as usize, None);
+    assert_eq!(free.copies, 0, "{free:?}");
+}
