@@ -718,7 +718,8 @@ impl Engine {
         if has_room && !self.queue.is_empty() {
             return false;
         }
-        if self.inflight.next_deadline(self.first_rto()).is_some_and(|at| at <= now) {
+        let timeout = self.inflight.next_deadline(self.first_rto()).is_some_and(|at| at <= now);
+        if timeout || self.tail_probe().is_some_and(|(at, _)| at <= now) {
             return false;
         }
         if has_room {

@@ -36,6 +36,7 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         if !flush && self.is_quiet(now) {
+            debug_assert!(self.deadline().is_none_or(|at| at > now), "something is due");
             return None;
         }
         self.follow_peer_window(now);

@@ -140,6 +140,7 @@ impl Repairs {
         self.deadlines.clear();
         self.due.clear();
         self.stalled.clear();
+        self.copied = 0;
         self.others.clear();
         self.fragile.clear();
     }
