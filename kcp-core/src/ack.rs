@@ -221,7 +221,7 @@ mod tests {
     /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.
     #[test]
     fn same_as_a_list() {
-        for seed in 0..200 {
+        for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let start = u32::MAX - 30;
             let sn_of = |position: u64| Seq::new(start.wrapping_add(position as u32));

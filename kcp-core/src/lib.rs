@@ -14,6 +14,21 @@
 //! `docs/ARCHITECTURE.md` for how.
 
 #![no_std]
+// Nothing that a peer or a caller says may panic: what could is not written. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 extern crate alloc;
 #[cfg(test)]
@@ -24,15 +39,20 @@ pub mod admission;
 mod classic;
 mod config;
 pub mod congestion;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod engine;
 mod error;
 mod kept;
+mod num;
 mod rare;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod recv;
 mod rtt;
 mod seed;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod send;
 mod seq;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod session;
 mod stats;
 mod time;

@@ -61,6 +61,11 @@ impl Timestamp {
         Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
     }
 
+    /// As `+`, which saturates.
+    pub(crate) fn after(self, passed: Duration) -> Self {
+        self.plus_micros(saturating_micros(passed))
+    }
+
     pub(crate) const fn plus_micros(self, micros: u64) -> Self {
         Self(self.0.saturating_add(micros))
     }
@@ -70,13 +75,13 @@ impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, rhs: Duration) -> Self {
-        self.plus_micros(saturating_micros(rhs))
+        self.after(rhs)
     }
 }
 
 impl AddAssign<Duration> for Timestamp {
     fn add_assign(&mut self, rhs: Duration) {
-        *self = *self + rhs;
+        *self = self.after(rhs);
     }
 }
 

@@ -11,6 +11,8 @@ use crate::time::Timestamp;
 use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Header};
 
+const HEADER_BYTES: u64 = HEADER_LEN as u64;
+
 /// A copy rides this part of `interval` after its original at the earliest: what is lost is often lost together.
 const RIDE_GAP_DIVISOR: u64 = 4;
 /// The `frg` of an ACK counts this many microseconds between two of ours.
@@ -230,7 +232,7 @@ impl Engine {
         let rcv_nxt = self.assembler.next();
         let template = self.header(Command::Ack, CONTROL_SN, 0);
         // Bytes already in this run count against the allowance too.
-        let mut room = self.allowance().saturating_sub(writer.len() as u64) / HEADER_LEN as u64;
+        let mut room = self.allowance().saturating_sub(writer.len() as u64) / HEADER_BYTES;
         let mut may_send = || {
             let yes = room > 0;
             room = room.saturating_sub(1);

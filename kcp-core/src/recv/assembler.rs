@@ -230,7 +230,7 @@ mod tests {
     /// Against a BTreeMap of u64 positions, from a start just below the wrap.
     #[test]
     fn same_as_a_map() {
-        for seed in 0..50u64 {
+        for seed in 0..crate::tests::rounds(50) {
             let start = u32::MAX - 20;
             let mut rng = crate::tests::Rng::new(seed);
             let mut ring = Assembler::new(Seq::new(start));

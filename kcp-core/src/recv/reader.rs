@@ -463,7 +463,7 @@ mod tests {
     /// Fragments of random messages in, reads of random kinds out: what comes out is what a list of byte strings gives.
     #[test]
     fn same_as_a_list_of_messages() {
-        for seed in 0..200u64 {
+        for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let stream = seed % 2 == 0;
             let mut queue = ReadQueue::default();

@@ -875,7 +875,7 @@ mod tests {
             deadline: Option<Timestamp>,
             sent: Timestamp,
         }
-        for seed in 0..200u64 {
+        for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let start = 0u32.wrapping_sub(50);
             let mut ring = Inflight::new(Seq::new(start));

@@ -386,7 +386,7 @@ mod tests {
     /// and with their boundaries.
     #[test]
     fn same_as_a_plain_list() {
-        for seed in 0..200u64 {
+        for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let stream = seed % 2 == 0;
             let mut queue = SendQueue::default();

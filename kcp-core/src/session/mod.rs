@@ -756,7 +756,7 @@ impl Session {
     /// The peer sees a smaller window, the application a full buffer. One segment is always taken where nothing is held, lest
     /// nothing move.
     pub fn limit_buffers(&mut self, limit: Held) {
-        let recv = limit.received.clamp(1, self.config.recv_buffer);
+        let recv = limit.received.min(self.config.recv_buffer).max(1);
         let least = if self.engine.held().sent == 0 { mss_of(self.config.mtu) } else { 0 };
         let queued = limit.sent.saturating_sub(self.engine.in_flight_bytes()).max(least);
         self.engine.set_buffers(recv, queued.min(self.config.send_buffer));
