@@ -169,9 +169,11 @@ impl Kcp {
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, RecvError> {
         let need = self.peeksize().ok_or(RecvError::Empty)?;
         let Some(target) = buf.get_mut(..need) else { return Err(RecvError::BufferTooSmall { need }) };
-        let message = self.engine.pop_message(self.now).ok_or(RecvError::Empty)?;
-        target.copy_from_slice(&message);
-        Ok(need)
+        if need > 0 {
+            return Ok(self.engine.read(self.now, target));
+        }
+        // A read skips empty messages.
+        self.engine.pop_message(self.now).map(|_| 0).ok_or(RecvError::Empty)
     }
 
     /// Length of what [`recv`](Self::recv) would return (`ikcp_peeksize`).

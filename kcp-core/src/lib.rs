@@ -42,6 +42,7 @@ pub mod congestion;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod engine;
 mod error;
+mod kept;
 mod num;
 mod rare;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]

@@ -37,6 +37,10 @@ impl Engine {
         flush: bool,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        if !flush && self.is_quiet(now) {
+            debug_assert!(self.deadline().is_none_or(|at| at > now), "something is due");
+            return None;
+        }
         self.follow_peer_window(now);
         self.tell |= self.announcer.update(now);
         if self.inflight.expire(now, self.first_rto()) > 0 {
@@ -156,8 +160,8 @@ impl Engine {
             let small = piece.data.len() <= SMALL;
             self.inflight.push(piece.frg, piece.data, ts, now);
             if small
-                && self.may_copy()
                 && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now)
+                && self.may_copy()
             {
                 // Perhaps the answer to what is late already: a second loss would cost most.
                 self.inflight.protect(sn);

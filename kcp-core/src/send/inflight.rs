@@ -5,6 +5,7 @@ use core::cmp::Reverse;
 
 use bytes::Bytes;
 
+use crate::kept::Usage;
 use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
@@ -110,8 +111,9 @@ pub(crate) struct Inflight {
     loss_cursor: Seq,
     /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
     rto_cursor: Seq,
-    /// There since something was sent again, or a copy rode along, until nothing is in flight.
+    /// There since something was sent again, or a copy rode along; empty when nothing is in flight.
     repairs: Rare<Repairs>,
+    usage: Usage,
 }
 
 /// What is kept of segments that are lost, or were sent more than once.
@@ -132,6 +134,18 @@ struct Repairs {
     fragile: VecDeque<Seq>,
 }
 
+impl Repairs {
+    fn clear(&mut self) {
+        self.resent.clear();
+        self.deadlines.clear();
+        self.due.clear();
+        self.stalled.clear();
+        self.copied = 0;
+        self.others.clear();
+        self.fragile.clear();
+    }
+}
+
 impl Inflight {
     pub(crate) const fn new(una: Seq) -> Self {
         Self {
@@ -148,6 +162,7 @@ impl Inflight {
             loss_cursor: una,
             rto_cursor: una,
             repairs: Rare::none(),
+            usage: Usage::new(),
         }
     }
 
@@ -380,6 +395,10 @@ impl Inflight {
     /// segments it newly covers, and of those how many payload bytes were not acknowledged before.
     pub(crate) fn on_una(&mut self, una: Seq) -> (u32, usize) {
         let count = una.offset_from(self.una).unwrap_or(0).min(self.slots.len());
+        if count == 0 {
+            return (0, 0);
+        }
+        self.usage.note(self.slots.len());
         let before = self.bytes;
         self.probed &= count == 0;
         for slot in self.slots.drain(..count) {
@@ -409,10 +428,31 @@ impl Inflight {
         (covered, before.saturating_sub(self.bytes))
     }
 
-    /// An idle session keeps no buffer; a short pause keeps a small one.
+    /// Nothing is in flight: the ring stays for what comes next, unless it is much too large.
     fn release(&mut self) {
-        self.slots.shrink_to(0);
-        self.repairs.clear();
+        if self.usage.is_exceeded(self.slots.capacity()) {
+            self.trim();
+        } else if let Some(repairs) = self.repairs.get_mut() {
+            repairs.clear();
+        }
+    }
+
+    /// Whether something may have to be sent again now.
+    pub(crate) fn has_due(&self) -> bool {
+        self.repairs.get().is_some_and(|repairs| !repairs.due.is_empty())
+    }
+
+    /// Whether memory is kept although nothing is in flight.
+    pub(crate) fn keeps(&self) -> bool {
+        self.slots.is_empty() && (self.slots.capacity() > 0 || self.repairs.get().is_some())
+    }
+
+    /// An idle session keeps no buffer.
+    pub(crate) fn trim(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+            self.repairs.clear();
+        }
     }
 
     /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
