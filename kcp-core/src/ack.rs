@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 
+use crate::num::wide;
 use crate::rare::Rare;
 use crate::seq::Seq;
 
@@ -88,7 +89,7 @@ impl AckQueue {
                 let before = holes.owed.len();
                 holes.owed.retain(|&(sn, _)| !sn.is_before(rcv_nxt));
                 let dropped = before.saturating_sub(holes.owed.len());
-                self.elided = self.elided.wrapping_add(dropped as u64);
+                self.elided = self.elided.wrapping_add(wide(dropped));
                 holes.owed.pop_back()
             });
         }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::config::{ConfigError, MAX_RECV_WINDOW, MAX_SEND_WINDOW, SessionConfig, check_mtu};
 use crate::engine::{Engine, Params, min_rto_of};
 use crate::error::{InputError, RecvError, SendError};
+use crate::num::low;
 use crate::stats::Stats;
 use crate::time::Timestamp;
 use crate::wire::datagram::Framing;
@@ -259,8 +260,8 @@ impl Kcp {
             self.next_flush = Some(self.now);
             return;
         }
-        #[allow(clippy::cast_possible_truncation, reason = "the low 32 bits are the caller's clock")]
-        let passed = now_ms.wrapping_sub(self.now.as_millis() as u32).cast_signed();
+        // The low 32 bits are the caller's clock.
+        let passed = now_ms.wrapping_sub(low(self.now.as_millis())).cast_signed();
         if let Ok(passed) = u64::try_from(passed) {
             self.now = self.now.plus_micros(passed.saturating_mul(1000));
         }

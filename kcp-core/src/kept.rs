@@ -1,5 +1,7 @@
 //! How much of a buffer was used lately: it stays from burst to burst, unless it is much too large.
 
+use crate::num::size;
+
 /// A buffer of fewer entries is not worth giving back between two bursts.
 const FEW: u32 = 32;
 /// It may be so many times as large as what was used.
@@ -23,7 +25,7 @@ impl Usage {
     pub(crate) fn is_exceeded(&mut self, capacity: usize) -> bool {
         let limit = self.0.max(FEW).saturating_mul(SLACK);
         self.0 = self.0.saturating_sub(self.0.div_ceil(8));
-        capacity > limit as usize
+        capacity > size(limit)
     }
 }
 

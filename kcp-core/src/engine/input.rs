@@ -1,5 +1,7 @@
 //! Applies a datagram: first all of it is checked, then acknowledgements, then data.
 
+use core::num::NonZeroUsize;
+
 use super::Engine;
 use super::transmit::HELD_UNIT;
 use crate::congestion::AckInfo;
@@ -307,7 +309,7 @@ impl Engine {
             return;
         }
         let free = u32::from(self.free_window());
-        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len());
+        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len().get());
         let total = u32::try_from(by_bytes).unwrap_or(u32::MAX).min(self.params.rcv_wnd);
         if self.announcer.on_room(now, free, total, self.rtt.rto()) {
             self.tell = true;
@@ -318,9 +320,9 @@ impl Engine {
         self.broken
     }
 
-    /// How long the peer's segments may be: at least 1.
-    fn segment_len(&self) -> usize {
-        self.params.mss().max(self.longest).max(1)
+    /// How long the peer's segments may be.
+    fn segment_len(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.params.mss().max(self.longest)).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// The `wnd` of everything that leaves now.
@@ -330,7 +332,7 @@ impl Engine {
         // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
         let longest = self.segment_len();
         // Without a division where there is plenty of room.
-        let by_bytes = if free.saturating_mul(longest) <= room { free } else { room / longest };
+        let by_bytes = if free.saturating_mul(longest.get()) <= room { free } else { room / longest };
         let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
         u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
     }

@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::kept::Usage;
+use crate::num::{narrow, size};
 use crate::rare::Rare;
 use crate::seq::Seq;
 
@@ -61,7 +62,7 @@ const MAX_CHUNK: usize = 32 * 1024;
 const MAX_WASTE: usize = 4 * MAX_CHUNK;
 
 impl Store {
-    #[allow(clippy::cast_possible_truncation, reason = "a chunk is as long as a datagram at most")]
+    // A chunk is as long as a datagram at most.
     fn push(&mut self, frg: u8, payload: &[u8], held: usize) -> Place {
         let has_room = |chunk: &Chunk| {
             chunk.live > 0 && chunk.bytes.capacity().saturating_sub(chunk.bytes.len()) >= payload.len()
@@ -74,11 +75,11 @@ impl Store {
             self.capacity = self.capacity.saturating_add(bytes.capacity());
             self.chunks.push_back(Chunk { bytes, live: 0 });
         }
-        let behind = self.chunks.len().saturating_sub(1) as u32;
+        let behind = narrow(self.chunks.len().saturating_sub(1));
         let mut place =
-            Place { chunk: self.first.wrapping_add(behind), start: 0, len: payload.len() as u32, frg };
+            Place { chunk: self.first.wrapping_add(behind), start: 0, len: narrow(payload.len()), frg };
         if let Some(chunk) = self.chunks.back_mut() {
-            place.start = chunk.bytes.len() as u32;
+            place.start = narrow(chunk.bytes.len());
             chunk.bytes.extend_from_slice(payload);
             chunk.live = chunk.live.saturating_add(1);
         }
@@ -86,13 +87,13 @@ impl Store {
     }
 
     fn get(&self, place: Place) -> &[u8] {
-        let Some(chunk) = self.chunks.get(place.chunk.wrapping_sub(self.first) as usize) else { return &[] };
-        let start = place.start as usize;
-        chunk.bytes.get(start..start.saturating_add(place.len as usize)).unwrap_or_default()
+        let Some(chunk) = self.chunks.get(size(place.chunk.wrapping_sub(self.first))) else { return &[] };
+        let start = size(place.start);
+        chunk.bytes.get(start..start.saturating_add(size(place.len))).unwrap_or_default()
     }
 
     fn remove(&mut self, place: Place) {
-        let Some(chunk) = self.chunks.get_mut(place.chunk.wrapping_sub(self.first) as usize) else { return };
+        let Some(chunk) = self.chunks.get_mut(size(place.chunk.wrapping_sub(self.first))) else { return };
         chunk.live = chunk.live.saturating_sub(1);
         if chunk.live > 0 {
             return;
@@ -116,7 +117,7 @@ impl Ring {
         let (mut store, mut held) = (Store::default(), self.bytes);
         for place in self.slots.iter_mut().flatten() {
             *place = store.push(place.frg, self.store.get(*place), held);
-            held = held.saturating_sub(place.len as usize);
+            held = held.saturating_sub(size(place.len));
         }
         self.store = store;
     }
@@ -187,7 +188,7 @@ impl Assembler {
         let Some(place) = ring.slots.front().copied().flatten() else { return };
         ring.usage.note(ring.slots.len());
         ring.slots.pop_front();
-        ring.bytes = ring.bytes.saturating_sub(place.len as usize);
+        ring.bytes = ring.bytes.saturating_sub(size(place.len));
         ring.store.remove(place);
         self.next = self.next.next();
         if !ring.slots.is_empty() {

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::kept::Usage;
+use crate::num::{narrow, size};
 use crate::rare::Rare;
 
 /// Segments in order that the application has not read (`rcv_queue`).
@@ -122,7 +123,7 @@ impl Unread {
     fn front(&self, piece: Piece) -> &[u8] {
         match self.own.front() {
             Some(own) if piece.own => own,
-            _ => self.store.next(piece.len as usize),
+            _ => self.store.next(size(piece.len)),
         }
     }
 
@@ -147,7 +148,7 @@ impl Unread {
         {
             return Some((piece.frg, own));
         }
-        let data = Bytes::copy_from_slice(self.store.next(piece.len as usize));
+        let data = Bytes::copy_from_slice(self.store.next(size(piece.len)));
         self.store.advance(data.len());
         Some((piece.frg, data))
     }
@@ -213,7 +214,7 @@ impl ReadQueue {
                 break;
             }
             let Some(&piece) = unread.pieces.front() else { break };
-            let n = (piece.len as usize).min(rest.len());
+            let n = size(piece.len).min(rest.len());
             if n > 0 {
                 if let (Some(to), Some(from)) = (rest.get_mut(..n), unread.front(piece).get(..n)) {
                     to.copy_from_slice(from);
@@ -222,8 +223,8 @@ impl ReadQueue {
             }
             filled = filled.saturating_add(n);
             self.bytes = self.bytes.saturating_sub(n);
-            #[allow(clippy::cast_possible_truncation, reason = "at most piece.len")]
-            let left = piece.len.saturating_sub(n as u32);
+            // At most piece.len.
+            let left = piece.len.saturating_sub(narrow(n));
             if left > 0 {
                 if let Some(front) = unread.pieces.front_mut() {
                     front.len = left;
@@ -270,7 +271,7 @@ impl ReadQueue {
                 {
                     chunk = next;
                 }
-                (data, chunk) = chunk.split_at((piece.len as usize).min(chunk.len()));
+                (data, chunk) = chunk.split_at(size(piece.len).min(chunk.len()));
             }
             let n = data.len().min(rest.len());
             let (to, later) = rest.split_at_mut(n);
@@ -307,14 +308,14 @@ impl ReadQueue {
     /// Length of the next whole message; in stream mode of the next chunk (`ikcp_peeksize`).
     pub(crate) fn peek_len(&self, stream: bool) -> Option<usize> {
         if stream {
-            return self.pieces().next().map(|piece| piece.len as usize);
+            return self.pieces().next().map(|piece| size(piece.len));
         }
         if self.complete == 0 {
             return None;
         }
         let mut len = 0usize;
         for piece in self.pieces() {
-            len = len.saturating_add(piece.len as usize);
+            len = len.saturating_add(size(piece.len));
             if piece.frg == 0 {
                 break;
             }
@@ -363,7 +364,7 @@ impl Unread {
         {
             frg = piece.frg;
             message.extend_from_slice(self.front(piece));
-            self.advance(piece, piece.len as usize);
+            self.advance(piece, size(piece.len));
         }
         message.freeze()
     }

@@ -6,6 +6,7 @@ use core::cmp::Reverse;
 use bytes::Bytes;
 
 use crate::kept::Usage;
+use crate::num::{narrow, size, wide};
 use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
@@ -177,9 +178,9 @@ impl Inflight {
     }
 
     /// Segments between `una` and `nxt`.
-    #[allow(clippy::cast_possible_truncation, reason = "bounded by the send window")]
+    // Bounded by the send window.
     pub(crate) fn len(&self) -> u32 {
-        self.slots.len() as u32
+        narrow(self.slots.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -414,8 +415,8 @@ impl Inflight {
                 self.arrived = self.arrived.max(slot.order.wrapping_add(1));
             }
         }
-        #[allow(clippy::cast_possible_truncation, reason = "at most the send window")]
-        let covered = count as u32;
+        // At most the send window.
+        let covered = narrow(count);
         self.una = self.una.plus(covered);
         for cursor in [&mut self.loss_cursor, &mut self.rto_cursor] {
             if cursor.is_before(self.una) {
@@ -640,7 +641,7 @@ impl Inflight {
         let una = self.una;
         let Some(Repairs { stalled, due, .. }) = self.repairs.get_mut() else { return };
         stalled.retain(|&(sn, cause)| {
-            let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= window as usize);
+            let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= size(window));
             if !beyond {
                 due.push_back((sn, cause));
             }
@@ -716,7 +717,7 @@ const fn lose(lost: &mut usize, ever_lost: &mut u64, slot: &mut Slot) {
     slot.due = true;
     let len = slot.data.len();
     *lost = lost.saturating_add(len);
-    *ever_lost = ever_lost.saturating_add(len as u64);
+    *ever_lost = ever_lost.saturating_add(wide(len));
 }
 
 fn find(slots: &VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&Slot> {
