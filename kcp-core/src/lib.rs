@@ -19,6 +19,7 @@
     not(test),
     deny(
         clippy::arithmetic_side_effects,
+        clippy::as_conversions,
         clippy::expect_used,
         clippy::indexing_slicing,
         clippy::panic,
@@ -39,19 +40,17 @@ pub mod admission;
 mod classic;
 mod config;
 pub mod congestion;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#[allow(clippy::as_conversions)]
 mod engine;
 mod error;
+mod kept;
 mod num;
 mod rare;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod recv;
 mod rtt;
 mod seed;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod send;
 mod seq;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod session;
 mod stats;
 mod time;

@@ -5,6 +5,8 @@ use core::num::NonZeroU64;
 use core::ops::{Add, AddAssign};
 use core::time::Duration;
 
+use crate::num::low;
+
 /// A point in time: microseconds since an epoch of the caller's choice.
 ///
 /// The protocol never reads a clock; every call that depends on time takes a `Timestamp`. It must come from a
@@ -104,9 +106,9 @@ impl WireClock {
         Self { offset }
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "the wire carries the low 32 bits by definition")]
+    // The wire carries the low 32 bits by definition.
     pub(crate) const fn stamp(self, now: Timestamp) -> u32 {
-        (now.as_millis() as u32).wrapping_add(self.offset)
+        low(now.as_millis()).wrapping_add(self.offset)
     }
 }
 

@@ -37,6 +37,10 @@ impl Engine {
         flush: bool,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        if !flush && self.is_quiet(now) {
+            debug_assert!(self.deadline().is_none_or(|at| at > now), "something is due");
+            return None;
+        }
         let Some(lead) = self.lead() else {
             return self.transmit_run(now, framing, self.params.mtu, flush, buf);
         };
@@ -100,6 +104,10 @@ impl Engine {
     }
 
     fn write_data(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
+        if self.queue.is_empty() && !self.inflight.has_due() {
+            self.paced_until = None;
+            return self.nothing_queued(now);
+        }
         let budget = self.congestion.pacing_budget(now);
         let mut room = Room { bytes: budget.bytes.min(self.allowance()), max_datagrams };
         self.paced_until = None;
@@ -181,8 +189,8 @@ impl Engine {
             let small = piece.data.len() <= SMALL;
             self.inflight.push(piece.frg, piece.data, ts, now);
             if small
-                && self.may_copy()
                 && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now)
+                && self.may_copy()
             {
                 // Perhaps the answer to what is late already: a second loss would cost most.
                 self.inflight.protect(sn);
@@ -235,6 +243,9 @@ impl Engine {
 
     /// Copies of small segments in the room that the last datagram has: a lost one costs no round trip then.
     fn write_riders(&mut self, now: Timestamp, first_new: Seq, writer: &mut DatagramWriter<'_>) {
+        if self.params.redundancy == 0 && !self.inflight.has_repairs() {
+            return;
+        }
         let ts = self.clock.stamp(now);
         let template = self.header(Command::Push, Seq::new(0), ts);
         let (recent, gap) = (self.params.redundancy, self.params.interval / RIDE_GAP_DIVISOR);
