@@ -87,8 +87,6 @@ struct End {
     bytes: (u64, u64),
     incarnation: u64,
     extended: bool,
-    /// It was told that its peer knows the end of its stream.
-    end_told: bool,
     lost_data: Option<bool>,
     closed_at: Option<u64>,
     heard_at: u64,
@@ -282,7 +280,6 @@ impl<'a> Sim<'a> {
                 bytes: (0, 0),
                 incarnation: 0,
                 extended: false,
-                end_told: false,
                 lost_data: None,
                 closed_at: None,
                 heard_at: 0,
@@ -464,7 +461,6 @@ impl<'a> Sim<'a> {
                 (end.session, end.epitaph) = (None, None);
                 (end.accepted, end.probed, end.half_open_until) = (false, false, None);
                 (end.bytes, end.extended, end.lost_data, end.closed_at) = ((0, 0), false, None, None);
-                end.end_told = false;
                 end.incarnation += 1;
                 end.inbox.clear();
                 end.next = None;
@@ -970,7 +966,6 @@ impl End {
             out.trace.add(out.now, self.who, reason_name(reason), [u64::from(session.has_lost_data()), 0, 0]);
         }
         while let Some(event) = session.poll_event() {
-            self.end_told |= event == kcp_core::Event::Drained && session.is_extended();
             self.app.on_event(event, &mut out.events)?;
         }
         self.extended |= session.is_extended();
@@ -1010,12 +1005,6 @@ impl End {
             return Ok(());
         }
         let received = peer.session.as_ref().map_or(0, |session| session.stats().payload_received);
-        let open = peer.session.as_ref().filter(|session| !session.is_closed());
-        if self.end_told
-            && open.is_some_and(|session| !session.is_read_closed() && session.held().received == 0)
-        {
-            return Err("told that the peer knows the end, and it does not".into());
-        }
         if received < self.app.written {
             return Err(format!("told that {} bytes were delivered, {received} were", self.app.written));
         }
