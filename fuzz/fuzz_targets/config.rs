@@ -110,11 +110,18 @@ fuzz_target!(|numbers: Numbers| {
     kcp.wndsize(numbers.windows.0, numbers.windows.1);
     let mtu = kcp.set_mtu(numbers.mtu as usize).map_or(1400, |()| numbers.mtu as usize);
     let _ = kcp.send(&vec![7; numbers.message.into()]);
+    kcp.set_min_rto(numbers.limits.1);
+    let mut peer = Kcp::new(1);
     let mut clock = numbers.connect_timeout;
     for _ in 0..20 {
         kcp.update(clock);
         while let Some(datagram) = kcp.poll_output() {
             assert!(datagram.len() <= mtu);
+            let _ = peer.input(&datagram);
+        }
+        peer.update(clock);
+        while let Some(datagram) = peer.poll_output() {
+            let _ = kcp.input(&datagram);
         }
         clock = clock.wrapping_add(numbers.limits.0 % 10_000);
     }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::config::{ConfigError, MAX_RECV_WINDOW, MAX_SEND_WINDOW, SessionConfig, check_mtu};
 use crate::engine::{Engine, Params, min_rto_of};
 use crate::error::{InputError, RecvError, SendError};
+use crate::num::low;
 use crate::stats::Stats;
 use crate::time::Timestamp;
 use crate::wire::datagram::Framing;
@@ -169,9 +170,11 @@ impl Kcp {
     pub fn recv(&mut self, buf: &mut [u8]) -> Result<usize, RecvError> {
         let need = self.peeksize().ok_or(RecvError::Empty)?;
         let Some(target) = buf.get_mut(..need) else { return Err(RecvError::BufferTooSmall { need }) };
-        let message = self.engine.pop_message(self.now).ok_or(RecvError::Empty)?;
-        target.copy_from_slice(&message);
-        Ok(need)
+        if need > 0 {
+            return Ok(self.engine.read(self.now, target));
+        }
+        // A read skips empty messages.
+        self.engine.pop_message(self.now).map(|_| 0).ok_or(RecvError::Empty)
     }
 
     /// Length of what [`recv`](Self::recv) would return (`ikcp_peeksize`).
@@ -257,8 +260,8 @@ impl Kcp {
             self.next_flush = Some(self.now);
             return;
         }
-        #[allow(clippy::cast_possible_truncation, reason = "the low 32 bits are the caller's clock")]
-        let passed = now_ms.wrapping_sub(self.now.as_millis() as u32).cast_signed();
+        // The low 32 bits are the caller's clock.
+        let passed = now_ms.wrapping_sub(low(self.now.as_millis())).cast_signed();
         if let Ok(passed) = u64::try_from(passed) {
             self.now = self.now.plus_micros(passed.saturating_mul(1000));
         }

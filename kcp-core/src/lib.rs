@@ -14,6 +14,22 @@
 //! `docs/ARCHITECTURE.md` for how.
 
 #![no_std]
+// Nothing that a peer or a caller says may panic: what could is not written. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 extern crate alloc;
 #[cfg(test)]
@@ -24,8 +40,11 @@ pub mod admission;
 mod classic;
 mod config;
 pub mod congestion;
+#[allow(clippy::as_conversions)]
 mod engine;
 mod error;
+mod kept;
+mod num;
 mod rare;
 mod recv;
 mod rtt;

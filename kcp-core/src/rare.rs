@@ -17,8 +17,11 @@ impl<T> Rare<T> {
         Self(None)
     }
 
-    pub(crate) fn get(&self) -> Option<&T> {
-        self.0.as_deref()
+    pub(crate) const fn get(&self) -> Option<&T> {
+        match &self.0 {
+            Some(it) => Some(it),
+            None => None,
+        }
     }
 
     pub(crate) fn get_mut(&mut self) -> Option<&mut T> {

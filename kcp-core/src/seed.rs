@@ -1,5 +1,7 @@
 //! What a session must not be guessable by.
 
+use crate::num::low;
+
 /// Randomness of one session: timestamp offset, jitter, token and nonces.
 #[derive(Copy, Clone, Debug)]
 pub struct Seed {
@@ -52,11 +54,11 @@ impl Seed {
 
     /// Reproducible and predictable: for tests and simulations.
     #[must_use]
-    #[allow(clippy::cast_possible_truncation, reason = "splits the seed into its halves")]
+    // Splits the seed into its halves.
     pub const fn from_u64(seed: u64) -> Self {
         Self {
-            ts_offset: seed as u32,
-            jitter: (seed >> 32) as u32,
+            ts_offset: low(seed),
+            jitter: low(seed >> 32),
             token: mix(seed ^ 1),
             ping: mix(seed ^ 2),
             path: mix(seed ^ 3),

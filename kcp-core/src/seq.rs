@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn same_as_integers() {
         let mut rng = crate::tests::Rng::new(1);
-        for _ in 0..20_000 {
+        for _ in 0..crate::tests::rounds(20_000) {
             let a = rng.next() >> 20;
             let distance =
                 [rng.below(4), rng.below(1 << 31), (1 << 31) - 1 - rng.below(3)][rng.below(3) as usize];

@@ -5,6 +5,8 @@ use core::num::NonZeroU64;
 use core::ops::{Add, AddAssign};
 use core::time::Duration;
 
+use crate::num::low;
+
 /// A point in time: microseconds since an epoch of the caller's choice.
 ///
 /// The protocol never reads a clock; every call that depends on time takes a `Timestamp`. It must come from a
@@ -61,6 +63,11 @@ impl Timestamp {
         Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
     }
 
+    /// As `+`, which saturates.
+    pub(crate) fn after(self, passed: Duration) -> Self {
+        self.plus_micros(saturating_micros(passed))
+    }
+
     pub(crate) const fn plus_micros(self, micros: u64) -> Self {
         Self(self.0.saturating_add(micros))
     }
@@ -70,13 +77,13 @@ impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, rhs: Duration) -> Self {
-        self.plus_micros(saturating_micros(rhs))
+        self.after(rhs)
     }
 }
 
 impl AddAssign<Duration> for Timestamp {
     fn add_assign(&mut self, rhs: Duration) {
-        *self = *self + rhs;
+        *self = self.after(rhs);
     }
 }
 
@@ -99,9 +106,9 @@ impl WireClock {
         Self { offset }
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "the wire carries the low 32 bits by definition")]
+    // The wire carries the low 32 bits by definition.
     pub(crate) const fn stamp(self, now: Timestamp) -> u32 {
-        (now.as_millis() as u32).wrapping_add(self.offset)
+        low(now.as_millis()).wrapping_add(self.offset)
     }
 }
 

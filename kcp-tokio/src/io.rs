@@ -144,6 +144,13 @@ impl Session {
     }
 
     pub(crate) fn poll_flush(self: &Arc<Self>) -> Poll<io::Result<()>> {
+        {
+            // What was written has left, or is the driver's to send.
+            let state = self.lock();
+            if !state.core.is_holding() {
+                return Poll::Ready(state.ending());
+            }
+        }
         Poll::Ready(self.with(|state, _| {
             state.core.flush();
             state.ending()

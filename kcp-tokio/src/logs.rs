@@ -1,9 +1,10 @@
 //! How often the network may make us log: what strangers send must not fill a disk.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kcp_core::Timestamp;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Between two lines of one class.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,22 +39,5 @@ impl LogLimit {
             return None;
         }
         Some(self.suppressed.swap(0, Ordering::Relaxed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_line_a_second_says_how_many_were_left_out() {
-        let limit = LogLimit::default();
-        assert_eq!(limit.permit(Timestamp::ZERO), Some(0));
-        for _ in 0..5 {
-            assert_eq!(limit.permit(Timestamp::from_micros(999_999)), None);
-        }
-        assert_eq!(limit.permit(Timestamp::from_millis(1000)), Some(5));
-        assert_eq!(limit.permit(Timestamp::from_millis(1000)), None);
-        assert_eq!(limit.permit(Timestamp::from_millis(3000)), Some(1));
     }
 }

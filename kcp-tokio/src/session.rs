@@ -488,7 +488,12 @@ impl Session {
         if deadline.is_none_or(|at| at > now + IDLE) {
             state.rest();
         }
-        let Some(mut at) = deadline else { return };
+        let mut kept_until = state.core.kept_since().map(|since| since + IDLE);
+        if kept_until.is_some_and(|at| at <= now) {
+            state.core.trim();
+            kept_until = None;
+        }
+        let Some(mut at) = deadline.into_iter().chain(kept_until).min() else { return };
         if state.has_stash() {
             at = at.max(now + BLOCKED_RECHECK);
         }

@@ -15,6 +15,9 @@ mod halfopen;
 #[path = "../src/life.rs"]
 #[allow(dead_code, reason = "the rest is for the crate")]
 mod life;
+#[path = "../src/logs.rs"]
+#[allow(dead_code, reason = "the rest is for the crate")]
+mod logs;
 mod models;
 #[path = "../src/registry.rs"]
 #[allow(dead_code, reason = "the rest is for the crate")]

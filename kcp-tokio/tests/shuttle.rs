@@ -15,6 +15,9 @@ mod halfopen;
 #[path = "../src/life.rs"]
 #[allow(dead_code, reason = "the rest is for the crate")]
 mod life;
+#[path = "../src/logs.rs"]
+#[allow(dead_code, reason = "the rest is for the crate")]
+mod logs;
 mod models;
 #[path = "../src/registry.rs"]
 #[allow(dead_code, reason = "the rest is for the crate")]
@@ -55,11 +58,12 @@ mod sync {
     }
 
     pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
+        let schedules = std::env::var("KCP_SCHEDULES").map_or(1000, |n| n.parse().unwrap());
         let model = std::sync::Arc::new(model);
         let again = model.clone();
-        shuttle::check_random(move || model(), 2000);
+        shuttle::check_random(move || model(), schedules);
         // Few preemptions in unlikely places.
-        shuttle::check_pct(move || again(), 2000, 3);
+        shuttle::check_pct(move || again(), schedules, 3);
     }
 
     /// Tasks beside the driver.

@@ -78,6 +78,7 @@ fn events(driver: Driver) -> Driver {
 #[library_benchmark]
 #[bench::burst_w32(args = (Pattern::Burst, 32, 0.0), setup = small)]
 #[bench::burst_w1024(args = (Pattern::Burst, 1024, 0.0), setup = small)]
+#[bench::burst_w32_loss10(args = (Pattern::Burst, 32, 0.1), setup = small)]
 #[bench::tick_w32(args = (Pattern::Tick, 32, 0.0), setup = small)]
 #[bench::event_w32(args = (Pattern::Event, 32, 0.0), setup = small)]
 #[bench::event_w32_loss10(args = (Pattern::Event, 32, 0.1), setup = small)]

@@ -1,6 +1,9 @@
 //! KCP's own rule (`ikcp_input`, `ikcp_flush` with `nocwnd` 0): slow start and avoidance by accepted datagrams.
 
+use core::num::NonZeroU64;
+
 use super::{AckInfo, Controller};
+use crate::num::{at_least_one, wide};
 use crate::time::Timestamp;
 
 /// Classic KCP congestion control.
@@ -10,7 +13,7 @@ pub struct Classic {
     ssthresh: u32,
     /// Bytes of window earned (`kcp->incr`).
     incr: u64,
-    mss: u64,
+    mss: NonZeroU64,
 }
 
 /// `IKCP_THRESH_MIN`, also the initial `ssthresh`.
@@ -20,8 +23,8 @@ impl Classic {
     /// Starts with a window of one segment of `mss` payload bytes.
     #[must_use]
     pub fn new(mss: usize) -> Self {
-        let mss = (mss as u64).max(1);
-        Self { cwnd: 1, ssthresh: THRESH_MIN, incr: mss, mss }
+        let mss = at_least_one(wide(mss));
+        Self { cwnd: 1, ssthresh: THRESH_MIN, incr: mss.get(), mss }
     }
 }
 
@@ -30,34 +33,35 @@ impl Controller for Classic {
         if ack.segments == 0 || self.cwnd >= ack.peer_window {
             return;
         }
+        let mss = self.mss.get();
         if self.cwnd < self.ssthresh {
             self.cwnd = self.cwnd.saturating_add(1);
-            self.incr = self.incr.saturating_add(self.mss);
+            self.incr = self.incr.saturating_add(mss);
         } else {
-            self.incr = self.incr.max(self.mss);
-            let gain = self.mss.saturating_mul(self.mss) / self.incr;
-            self.incr = self.incr.saturating_add(gain).saturating_add(self.mss / 16);
-            if u64::from(self.cwnd.saturating_add(1)).saturating_mul(self.mss) <= self.incr {
-                let earned = self.incr.saturating_add(self.mss).saturating_sub(1) / self.mss;
+            let incr = self.mss.max(at_least_one(self.incr));
+            let gain = mss.saturating_mul(mss) / incr;
+            self.incr = incr.get().saturating_add(gain).saturating_add(mss / 16);
+            if u64::from(self.cwnd.saturating_add(1)).saturating_mul(mss) <= self.incr {
+                let earned = self.incr.saturating_add(mss).saturating_sub(1) / self.mss;
                 self.cwnd = u32::try_from(earned).unwrap_or(u32::MAX);
             }
         }
         if self.cwnd > ack.peer_window {
             self.cwnd = ack.peer_window;
-            self.incr = u64::from(ack.peer_window).saturating_mul(self.mss);
+            self.incr = u64::from(ack.peer_window).saturating_mul(mss);
         }
     }
 
     fn on_fast_retransmit(&mut self, _now: Timestamp, in_flight: u32, resend: u32) {
         self.ssthresh = (in_flight / 2).max(THRESH_MIN);
         self.cwnd = self.ssthresh.saturating_add(resend);
-        self.incr = u64::from(self.cwnd).saturating_mul(self.mss);
+        self.incr = u64::from(self.cwnd).saturating_mul(self.mss.get());
     }
 
     fn on_timeout(&mut self, _now: Timestamp, _in_flight: u32) {
         self.ssthresh = (self.cwnd / 2).max(THRESH_MIN);
         self.cwnd = 1;
-        self.incr = self.mss;
+        self.incr = self.mss.get();
     }
 
     fn window(&self) -> u32 {
@@ -65,7 +69,7 @@ impl Controller for Classic {
     }
 
     fn on_mss(&mut self, mss: usize) {
-        self.mss = (mss as u64).max(1);
+        self.mss = at_least_one(wide(mss));
     }
 }
 

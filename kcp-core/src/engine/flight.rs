@@ -4,6 +4,7 @@
 //! The measures are those of BBR (draft-ietf-ccwg-bbr): the highest delivery rate of the last rounds and the lowest round-trip
 //! time of the last seconds. A loss changes neither, so a path that loses at random keeps its rate.
 
+use crate::num::at_least_one;
 use crate::time::{Timestamp, saturating_micros};
 
 /// Bytes of payload on their way before the path is known: `IKCP_WND_RCV` full segments, which every peer takes.
@@ -137,7 +138,7 @@ impl Flight {
         let took = saturating_micros(now.saturating_since(round.began)).max(1);
         self.on_rtt(now, took);
         let delivered = self.delivered.saturating_sub(round.delivered);
-        let (rate, known) = (delivered.saturating_mul(1_000_000) / took, self.rate());
+        let (rate, known) = (delivered.saturating_mul(1_000_000) / at_least_one(took), self.rate());
         self.rates[0] = self.rates[0].max(rate);
         if rate > known.saturating_add(known / 4) {
             self.level = 0;
@@ -149,7 +150,7 @@ impl Flight {
             }
         }
         if lost.saturating_sub(round.lost) > delivered / LOSS_DIVISOR {
-            let time = delivered.saturating_mul(1_000_000) / self.rate().max(1);
+            let time = delivered.saturating_mul(1_000_000) / at_least_one(self.rate());
             let most = time.saturating_add(LEAST_SLACK).saturating_sub(self.filled());
             self.slack = self.slack.min(most);
         } else if round.full {

@@ -1,12 +1,11 @@
 //! Applies a datagram: first all of it is checked, then acknowledgements, then data.
 
-use bytes::Bytes;
+use core::num::NonZeroUsize;
 
 use super::Engine;
 use super::transmit::HELD_UNIT;
 use crate::congestion::AckInfo;
 use crate::error::InputError;
-use crate::recv::assembler::Received;
 use crate::send::inflight::AckOutcome;
 use crate::seq::Seq;
 use crate::stats::bump;
@@ -112,8 +111,9 @@ impl Engine {
             let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
             self.rtt.sample(micros, applied.held, tick, self.params.min_rto);
         }
-        if self.inflight.is_empty() {
+        if covered > 0 && self.inflight.is_empty() {
             self.queue.release();
+            self.rest();
         }
         if self.inflight.is_stalled() {
             self.inflight.unstall(self.peer_window);
@@ -153,19 +153,21 @@ impl Engine {
 
     /// Everything that can be wrong is found here, before anything changes.
     fn check<'a>(&self, datagram: &'a [u8]) -> Result<Segments<'a>, InputError> {
-        let segments = Segments::parse(datagram, self.conv)?;
         let nxt = self.inflight.nxt();
         let fragments = self.params.rcv_wnd.min(MAX_INCOMING_FRAGMENTS);
-        for (header, _) in segments {
-            if nxt.is_before(header.una) {
-                return Err(InputError::UnaBeyondSent);
-            }
-            let push = header.cmd == Command::Push && !self.params.stream;
-            if push && u32::from(header.frg).saturating_add(1) > fragments {
-                return Err(InputError::FragmentTooLarge { frg: header.frg });
-            }
-        }
-        Ok(segments)
+        let mut refused = None;
+        let segments = Segments::parse_with(datagram, self.conv, |header| {
+            let error = if nxt.is_before(header.una) {
+                InputError::UnaBeyondSent
+            } else if header.cmd == Command::Push && !self.params.stream && u32::from(header.frg) >= fragments
+            {
+                InputError::FragmentTooLarge { frg: header.frg }
+            } else {
+                return;
+            };
+            refused.get_or_insert(error);
+        })?;
+        refused.map_or(Ok(segments), Err)
     }
 
     fn count_rejected(&mut self, error: InputError) {
@@ -236,12 +238,11 @@ impl Engine {
         let frg = header.frg;
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
             self.assembler.bypass();
-            // Message by message the application may keep one of many: each has its own memory.
-            let share = self.params.stream && !self.discard;
-            let data = if share { self.reader.copy(payload) } else { Bytes::copy_from_slice(payload) };
-            self.accept(Received { frg, data });
+            if self.takes(payload.len()) {
+                self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
+            }
         } else {
-            self.assembler.insert(header.sn, Received { frg, data: Bytes::copy_from_slice(payload) });
+            self.assembler.insert(header.sn, frg, payload);
         }
         self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
     }
@@ -256,22 +257,25 @@ impl Engine {
     /// Moves what has become in order to the reader while it has room; true when it can be read.
     fn deliver(&mut self) -> bool {
         while self.reader.len() < self.params.rcv_wnd as usize {
-            let Some(segment) = self.assembler.pop() else { break };
-            self.accept(segment);
+            let Some(len) = self.assembler.front().map(|(_, payload)| payload.len()) else { break };
+            let wanted = self.takes(len);
+            if wanted && let Some((frg, payload)) = self.assembler.front() {
+                self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
+            }
+            self.assembler.pop();
         }
         self.is_readable()
     }
 
-    fn accept(&mut self, segment: Received) {
-        self.stats.payload_received = self.stats.payload_received.wrapping_add(segment.data.len() as u64);
-        if self.params.stream && segment.data.is_empty() {
+    /// Counts a segment in order of `len` bytes; whether it is for the reader.
+    fn takes(&mut self, len: usize) -> bool {
+        self.stats.payload_received = self.stats.payload_received.wrapping_add(len as u64);
+        if self.params.stream && len == 0 {
             // Legal, means nothing in a stream, and must neither stall the reader nor look like EOF.
             self.stats.rarely(|rare| &mut rare.empty_segments);
-            return;
+            return false;
         }
-        if !self.discard && self.reader.push(self.params.stream, segment).is_err() {
-            self.broken = true;
-        }
+        !self.discard
     }
 
     fn schedule_ack(&mut self, now: Timestamp, applied: &Applied, irregular: bool) {
@@ -295,11 +299,17 @@ impl Engine {
 
     /// After the application took something: room for held segments, and perhaps a closed window to reopen.
     pub(super) fn after_read(&mut self, now: Timestamp) {
+        if self.reader.keeps() {
+            self.rest();
+        }
         if !self.assembler.is_empty() {
             self.deliver();
         }
+        if !self.announcer.is_closed() {
+            return;
+        }
         let free = u32::from(self.free_window());
-        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len());
+        let by_bytes = self.params.recv_buffer.div_ceil(self.segment_len().get());
         let total = u32::try_from(by_bytes).unwrap_or(u32::MAX).min(self.params.rcv_wnd);
         if self.announcer.on_room(now, free, total, self.rtt.rto()) {
             self.tell = true;
@@ -310,17 +320,19 @@ impl Engine {
         self.broken
     }
 
-    /// How long the peer's segments may be: at least 1.
-    fn segment_len(&self) -> usize {
-        self.params.mss().max(self.longest).max(1)
+    /// How long the peer's segments may be.
+    fn segment_len(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.params.mss().max(self.longest)).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// The `wnd` of everything that leaves now.
     pub(super) fn free_window(&self) -> u16 {
         let free = (self.params.rcv_wnd as usize).saturating_sub(self.reader.len());
-        let held = self.held().received;
+        let room = self.params.recv_buffer.saturating_sub(self.held().received);
         // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
-        let by_bytes = self.params.recv_buffer.saturating_sub(held) / self.segment_len();
+        let longest = self.segment_len();
+        // Without a division where there is plenty of room.
+        let by_bytes = if free.saturating_mul(longest.get()) <= room { free } else { room / longest };
         let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
         u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
     }

@@ -41,6 +41,8 @@ const MESSAGE_COST: usize = 64;
 const AMPLIFICATION: u64 = 3;
 /// Echoes of timestamps that were never sent, from an address that is not proven, until it is taken for a liar's.
 const MAX_WRONG_ECHOES: u64 = 16;
+/// Bursts after which a session keeps memory for the next one.
+const MIN_RESTS: u8 = 8;
 /// Transmissions remembered until the proof.
 const MAX_PROOFS: usize = 64;
 
@@ -134,6 +136,9 @@ pub(crate) struct Engine {
     /// A segment was sent `dead_link` times.
     dead: bool,
 
+    /// How often nothing was left in flight or unread since memory was given back.
+    rests: u8,
+
     assembler: Assembler,
     reader: ReadQueue,
     /// The reader is gone: data is acknowledged and thrown away.
@@ -189,6 +194,7 @@ impl Engine {
             paced_until: None,
             progress_at: now,
             dead: false,
+            rests: 0,
             assembler: Assembler::new(Seq::new(0)),
             reader: ReadQueue::default(),
             discard: false,
@@ -296,8 +302,9 @@ impl Engine {
     }
 
     pub(crate) fn check_message(&self, len: usize) -> Result<(), WriteError> {
-        let limit = self.params.mss().saturating_mul(MAX_FRAGMENTS);
-        if fragments_of(len, self.params.mss()) > MAX_FRAGMENTS {
+        let mss = self.params.mss();
+        let limit = mss.saturating_mul(MAX_FRAGMENTS);
+        if len > mss && fragments_of(len, mss) > MAX_FRAGMENTS {
             return Err(WriteError::TooLarge { limit });
         }
         Ok(())
@@ -325,6 +332,11 @@ impl Engine {
     /// Lets held data go.
     pub(crate) const fn release_held(&mut self) {
         self.hold_until = None;
+    }
+
+    /// Whether data may be held.
+    pub(crate) const fn holds(&self) -> bool {
+        self.hold_until.is_some()
     }
 
     /// Whether a write would take something.
@@ -383,6 +395,36 @@ impl Engine {
         self.discard = true;
         self.reader.clear();
         self.after_read(now);
+    }
+
+    /// Since when nothing has arrived, was written or acknowledged, while memory is kept for what comes next.
+    pub(crate) fn kept_since(&self) -> Option<Timestamp> {
+        let kept = self.queue.keeps()
+            || self.inflight.keeps()
+            || self.reader.keeps()
+            || self.assembler.keeps()
+            || self.acks.keeps();
+        kept.then_some(self.data_at.max(self.wrote_at).max(self.progress_at))
+    }
+
+    /// Nothing is in flight any more, or unread: whoever said little so far may say no more.
+    pub(super) fn rest(&mut self) {
+        if self.rests < MIN_RESTS {
+            self.rests = self.rests.saturating_add(1);
+            self.queue.trim();
+            self.inflight.trim();
+            self.reader.trim();
+        }
+    }
+
+    /// Gives back what is kept for what comes next.
+    pub(crate) fn trim(&mut self) {
+        self.rests = 0;
+        self.queue.trim();
+        self.inflight.trim();
+        self.reader.trim();
+        self.assembler.trim();
+        self.acks.trim();
     }
 
     /// Forgets what was not delivered: nothing more will be read or sent.
@@ -663,6 +705,28 @@ impl Engine {
             consider(Some(held.or(self.paced_until).unwrap_or(Timestamp::ZERO)));
         }
         next
+    }
+
+    /// Whether nothing is to be sent now, seen at a glance: most calls of [`transmit`](Self::transmit) find nothing.
+    pub(super) fn is_quiet(&mut self, now: Timestamp) -> bool {
+        let owed = self.tell || self.ask || self.ack_due.is_some_and(|due| due <= now);
+        let probes = self.announcer.next().is_some() || self.prober.next().is_some() || self.peer_window == 0;
+        if owed || probes || self.inflight.has_due() {
+            return false;
+        }
+        let has_room = self.inflight.len() < self.send_limit();
+        if has_room && !self.queue.is_empty() {
+            return false;
+        }
+        let timeout = self.inflight.next_deadline(self.first_rto()).is_some_and(|at| at <= now);
+        if timeout || self.tail_probe().is_some_and(|(at, _)| at <= now) {
+            return false;
+        }
+        if has_room {
+            self.hold_until = None;
+            self.congestion.on_app_limited(now);
+        }
+        true
     }
 
     /// When the next retransmission timeout ends.

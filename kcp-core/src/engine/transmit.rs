@@ -11,6 +11,8 @@ use crate::time::Timestamp;
 use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Header};
 
+const HEADER_BYTES: u64 = HEADER_LEN as u64;
+
 /// A copy rides this part of `interval` after its original at the earliest: what is lost is often lost together.
 const RIDE_GAP_DIVISOR: u64 = 4;
 /// The `frg` of an ACK counts this many microseconds between two of ours.
@@ -35,6 +37,10 @@ impl Engine {
         flush: bool,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        if !flush && self.is_quiet(now) {
+            debug_assert!(self.deadline().is_none_or(|at| at > now), "something is due");
+            return None;
+        }
         self.follow_peer_window(now);
         self.tell |= self.announcer.update(now);
         if self.inflight.expire(now, self.first_rto()) > 0 {
@@ -154,8 +160,8 @@ impl Engine {
             let small = piece.data.len() <= SMALL;
             self.inflight.push(piece.frg, piece.data, ts, now);
             if small
-                && self.may_copy()
                 && self.repaired_at.is_some_and(|at| at.plus_micros(self.params.interval) > now)
+                && self.may_copy()
             {
                 // Perhaps the answer to what is late already: a second loss would cost most.
                 self.inflight.protect(sn);
@@ -226,7 +232,7 @@ impl Engine {
         let rcv_nxt = self.assembler.next();
         let template = self.header(Command::Ack, CONTROL_SN, 0);
         // Bytes already in this run count against the allowance too.
-        let mut room = self.allowance().saturating_sub(writer.len() as u64) / HEADER_LEN as u64;
+        let mut room = self.allowance().saturating_sub(writer.len() as u64) / HEADER_BYTES;
         let mut may_send = || {
             let yes = room > 0;
             room = room.saturating_sub(1);

@@ -64,10 +64,15 @@ impl Announcer {
         self.told = window;
     }
 
+    /// The peer was told that there is no room, and nothing has been announced since.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.told == 0 && self.state.is_none()
+    }
+
     /// The reader made room; true when the peer must be told now. One eighth of the window has to be free, lest every
     /// segment read costs an announcement.
     pub(crate) fn on_room(&mut self, now: Timestamp, free: u32, total: u32, rto: u64) -> bool {
-        if self.told > 0 || self.state.is_some() || free < (total / 8).max(1) {
+        if !self.is_closed() || free < (total / 8).max(1) {
             return false;
         }
         self.state = Some(Box::new((now.plus_micros(rto), rto, ANNOUNCEMENTS)));

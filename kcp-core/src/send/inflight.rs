@@ -5,6 +5,8 @@ use core::cmp::Reverse;
 
 use bytes::Bytes;
 
+use crate::kept::Usage;
+use crate::num::{narrow, size, wide};
 use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
@@ -110,8 +112,9 @@ pub(crate) struct Inflight {
     loss_cursor: Seq,
     /// Before it, every slot is acknowledged, due or retransmitted. Not before `una`.
     rto_cursor: Seq,
-    /// There since something was sent again, or a copy rode along, until nothing is in flight.
+    /// There since something was sent again, or a copy rode along; empty when nothing is in flight.
     repairs: Rare<Repairs>,
+    usage: Usage,
 }
 
 /// What is kept of segments that are lost, or were sent more than once.
@@ -132,6 +135,18 @@ struct Repairs {
     fragile: VecDeque<Seq>,
 }
 
+impl Repairs {
+    fn clear(&mut self) {
+        self.resent.clear();
+        self.deadlines.clear();
+        self.due.clear();
+        self.stalled.clear();
+        self.copied = 0;
+        self.others.clear();
+        self.fragile.clear();
+    }
+}
+
 impl Inflight {
     pub(crate) const fn new(una: Seq) -> Self {
         Self {
@@ -148,6 +163,7 @@ impl Inflight {
             loss_cursor: una,
             rto_cursor: una,
             repairs: Rare::none(),
+            usage: Usage::new(),
         }
     }
 
@@ -162,9 +178,9 @@ impl Inflight {
     }
 
     /// Segments between `una` and `nxt`.
-    #[allow(clippy::cast_possible_truncation, reason = "bounded by the send window")]
+    // Bounded by the send window.
     pub(crate) fn len(&self) -> u32 {
-        self.slots.len() as u32
+        narrow(self.slots.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -380,6 +396,10 @@ impl Inflight {
     /// segments it newly covers, and of those how many payload bytes were not acknowledged before.
     pub(crate) fn on_una(&mut self, una: Seq) -> (u32, usize) {
         let count = una.offset_from(self.una).unwrap_or(0).min(self.slots.len());
+        if count == 0 {
+            return (0, 0);
+        }
+        self.usage.note(self.slots.len());
         let before = self.bytes;
         self.probed &= count == 0;
         for slot in self.slots.drain(..count) {
@@ -395,8 +415,8 @@ impl Inflight {
                 self.arrived = self.arrived.max(slot.order.wrapping_add(1));
             }
         }
-        #[allow(clippy::cast_possible_truncation, reason = "at most the send window")]
-        let covered = count as u32;
+        // At most the send window.
+        let covered = narrow(count);
         self.una = self.una.plus(covered);
         for cursor in [&mut self.loss_cursor, &mut self.rto_cursor] {
             if cursor.is_before(self.una) {
@@ -409,10 +429,31 @@ impl Inflight {
         (covered, before.saturating_sub(self.bytes))
     }
 
-    /// An idle session keeps no buffer; a short pause keeps a small one.
+    /// Nothing is in flight: the ring stays for what comes next, unless it is much too large.
     fn release(&mut self) {
-        self.slots.shrink_to(0);
-        self.repairs.clear();
+        if self.usage.is_exceeded(self.slots.capacity()) {
+            self.trim();
+        } else if let Some(repairs) = self.repairs.get_mut() {
+            repairs.clear();
+        }
+    }
+
+    /// Whether something may have to be sent again now.
+    pub(crate) fn has_due(&self) -> bool {
+        self.repairs.get().is_some_and(|repairs| !repairs.due.is_empty())
+    }
+
+    /// Whether memory is kept although nothing is in flight.
+    pub(crate) fn keeps(&self) -> bool {
+        self.slots.is_empty() && (self.slots.capacity() > 0 || self.repairs.get().is_some())
+    }
+
+    /// An idle session keeps no buffer.
+    pub(crate) fn trim(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+            self.repairs.clear();
+        }
     }
 
     /// Finds segments that at least `resend` later transmissions have overtaken; returns how many became due.
@@ -595,7 +636,7 @@ impl Inflight {
         let una = self.una;
         let Some(Repairs { stalled, due, .. }) = self.repairs.get_mut() else { return };
         stalled.retain(|&(sn, cause)| {
-            let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= window as usize);
+            let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= size(window));
             if !beyond {
                 due.push_back((sn, cause));
             }
@@ -671,7 +712,7 @@ const fn lose(lost: &mut usize, ever_lost: &mut u64, slot: &mut Slot) {
     slot.due = true;
     let len = slot.data.len();
     *lost = lost.saturating_add(len);
-    *ever_lost = ever_lost.saturating_add(len as u64);
+    *ever_lost = ever_lost.saturating_add(wide(len));
 }
 
 fn find(slots: &VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&Slot> {
@@ -835,7 +876,7 @@ mod tests {
             deadline: Option<Timestamp>,
             sent: Timestamp,
         }
-        for seed in 0..200u64 {
+        for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let start = 0u32.wrapping_sub(50);
             let mut ring = Inflight::new(Seq::new(start));

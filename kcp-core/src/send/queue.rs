@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::kept::Usage;
 use crate::rare::Rare;
 
 /// A piece cut for one segment.
@@ -18,6 +19,9 @@ pub(crate) struct Piece {
 /// window later, its neighbours have left the cache.
 const CHUNK: usize = 64 * 1024;
 
+/// Chunks that are kept to be used again while data is in flight.
+const MAX_FULL: usize = 32;
+
 /// Bytes or messages accepted from the application, in order.
 ///
 /// Stream mode gathers writes into chunks and cuts segments off their front without copying; only at a chunk's end
@@ -27,7 +31,7 @@ pub(crate) struct SendQueue {
     /// A small write with nothing before it, which is all that an interactive session ever has. Invariant: nothing else is
     /// queued while it is there.
     alone: Bytes,
-    /// There while more than that is queued or in flight.
+    /// There while more than that is queued or in flight, and kept for what comes next until [`trim`](Self::trim).
     gathered: Rare<Gathered>,
     /// Payload bytes in all of it.
     bytes: usize,
@@ -40,11 +44,20 @@ struct Gathered {
     /// The chunk being filled. In stream mode its bytes come after all of `chunks`; in message mode it has none, only
     /// room for messages to come.
     tail: BytesMut,
+    /// What is left of each full chunk: nothing but the right to use it again, when all its segments are acknowledged.
+    full: VecDeque<BytesMut>,
     /// Capacity of the last chunk; 0 when nothing was gathered since nothing was in flight.
     last_chunk: usize,
     /// Message mode: the rest of a message whose first fragment has been taken; before all of `chunks`.
     fragments: VecDeque<Piece>,
+    /// Of `chunks`.
+    usage: Usage,
+    /// Bytes gathered since nothing was in flight, in units of `UNIT`.
+    gathered: usize,
+    stored: Usage,
 }
+
+const UNIT: usize = 64;
 
 impl SendQueue {
     pub(crate) const fn bytes(&self) -> usize {
@@ -106,6 +119,7 @@ impl SendQueue {
     }
 
     /// Where everything else goes, behind what was alone.
+    #[inline]
     fn gather(&mut self) -> &mut Gathered {
         let gathered = self.gathered.make();
         if !self.alone.is_empty() {
@@ -130,9 +144,30 @@ impl SendQueue {
         self.bytes = self.bytes.saturating_add(msg.len());
     }
 
-    /// Nothing is in flight any more: an idle session keeps no chunk.
+    /// Nothing is in flight any more: what is kept for what comes next is in proportion to what came lately.
     pub(crate) fn release(&mut self) {
-        if self.gathered.get().is_some_and(Gathered::is_empty) {
+        let Some(gathered) = self.gathered.get_mut().filter(|gathered| gathered.is_empty()) else { return };
+        gathered.stored.note(core::mem::take(&mut gathered.gathered) / UNIT);
+        let excess =
+            gathered.usage.is_exceeded(gathered.chunks.capacity().max(gathered.fragments.capacity()));
+        if gathered.stored.is_exceeded(gathered.last_chunk / UNIT) || excess {
+            return self.gathered.clear();
+        }
+        gathered.full.clear();
+        // Nobody has a slice of it any more: from its beginning again.
+        if gathered.tail.capacity() < gathered.last_chunk && !gathered.tail.try_reclaim(gathered.last_chunk) {
+            gathered.tail = BytesMut::new();
+        }
+    }
+
+    /// Whether memory is kept although nothing is queued.
+    pub(crate) fn keeps(&self) -> bool {
+        self.gathered.get().is_some_and(Gathered::is_empty)
+    }
+
+    /// An idle session keeps no buffer.
+    pub(crate) fn trim(&mut self) {
+        if self.keeps() {
             self.gathered.clear();
         }
     }
@@ -161,7 +196,7 @@ impl Gathered {
             let room = self.tail.capacity().saturating_sub(self.tail.len());
             if room == 0 {
                 if !self.tail.is_empty() {
-                    self.chunks.push_back(core::mem::take(&mut self.tail).freeze());
+                    self.chunks.push_back(self.tail.split().freeze());
                 }
                 // Whole segments, so that few are cut across chunks.
                 let whole = |len: usize| len.div_ceil(mss.max(1)).saturating_mul(mss.max(1));
@@ -172,14 +207,26 @@ impl Gathered {
                 continue;
             }
             let (now, later) = buf.split_at(room.min(buf.len()));
+            self.gathered = self.gathered.saturating_add(now.len());
             self.tail.extend_from_slice(now);
             buf = later;
         }
     }
 
     fn grow(&mut self, need: usize, wanted: usize) {
-        self.last_chunk = need.max(wanted);
-        self.tail = BytesMut::with_capacity(self.last_chunk);
+        let before = core::mem::replace(&mut self.last_chunk, need.max(wanted));
+        if before >= CHUNK {
+            self.full.push_back(core::mem::take(&mut self.tail));
+            if self.full.len() > MAX_FULL {
+                self.full.pop_front();
+            }
+        }
+        // In the order in which they are acknowledged.
+        if self.full.front_mut().is_some_and(|chunk| chunk.try_reclaim(self.last_chunk)) {
+            self.tail = self.full.pop_front().unwrap_or_default();
+        } else {
+            self.tail = BytesMut::with_capacity(self.last_chunk);
+        }
     }
 
     fn copy_message(&mut self, msg: &[u8]) {
@@ -190,12 +237,14 @@ impl Gathered {
         if self.tail.capacity() < msg.len() {
             self.grow(msg.len(), self.last_chunk.saturating_mul(2).min(CHUNK));
         }
+        self.gathered = self.gathered.saturating_add(msg.len());
         self.tail.extend_from_slice(msg);
         let copy = self.tail.split().freeze();
         self.chunks.push_back(copy);
     }
 
     fn take_stream(&mut self, mss: usize) -> Option<Piece> {
+        self.usage.note(self.chunks.len());
         let Some(front) = self.chunks.front_mut() else {
             let len = self.tail.len().min(mss);
             return (len > 0).then(|| Piece { frg: 0, data: self.tail.split_to(len).freeze() });
@@ -226,6 +275,7 @@ impl Gathered {
         if let Some(piece) = self.fragments.pop_front() {
             return Some(piece);
         }
+        self.usage.note(self.chunks.len());
         let mut rest = self.chunks.pop_front()?;
         // All fragments are cut at once: their numbers count down from the first, so a later change of the mtu must
         // not change how many there are. Admission has checked that the count fits `frg`.
@@ -273,6 +323,9 @@ mod tests {
             assert_eq!(pieces.into_iter().flat_map(|(_, p)| p).collect::<Vec<_>>(), data);
             assert!(queue.is_empty() && queue.bytes() == 0);
             queue.release();
+            // One chunk for what comes next, if at all.
+            assert!(queue.gathered.get().is_none_or(|it| it.tail.capacity() <= CHUNK + mss));
+            queue.trim();
             assert!(queue.gathered.get().is_none());
         }
     }
@@ -288,7 +341,11 @@ mod tests {
         assert!((0..200u8).zip(&got).all(|(i, (frg, data))| *frg == 0 && *data == vec![i; 1000]));
         // In one chunk: neighbours in memory.
         assert_eq!(got.len(), 200);
+        drop(got);
         queue.release();
+        assert!(queue.keeps());
+        assert_eq!(queue.gathered.get().unwrap().tail.capacity(), CHUNK, "from its beginning again");
+        queue.trim();
         queue.copy_message(b"alone", 1376);
         queue.copy_message(b"", 1376);
         assert_eq!((&queue.alone[..], queue.entries()), (&b""[..], 2));
@@ -329,7 +386,7 @@ mod tests {
     /// and with their boundaries.
     #[test]
     fn same_as_a_plain_list() {
-        for seed in 0..200u64 {
+        for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let stream = seed % 2 == 0;
             let mut queue = SendQueue::default();

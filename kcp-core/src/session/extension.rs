@@ -496,6 +496,13 @@ impl Extension {
         mtu.saturating_sub(HEADER_LEN).saturating_sub(DATAGRAM_OVERHEAD)
     }
 
+    /// Nothing is to be said, now or later, while the stream goes on: at a glance.
+    pub(super) const fn is_silent(&self) -> bool {
+        let owed = self.hello_ack | self.token | self.reset | self.ping_owed;
+        let timed = self.next_hello.is_some() | self.repeat_ack.is_some();
+        !(owed | timed | self.pong.is_some() | self.denial.is_some() | self.seldom.get().is_some())
+    }
+
     /// When there is something to send next.
     pub(super) fn next(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
         let owed = self.denial.is_some()

@@ -25,7 +25,7 @@ pub(super) struct Opening {
 
 impl Opening {
     pub(super) fn new(now: Timestamp, timeout: Duration) -> Self {
-        Self { next_probe: now, wait: FIRST_WAIT, deadline: now + timeout }
+        Self { next_probe: now, wait: FIRST_WAIT, deadline: now.after(timeout) }
     }
 
     pub(super) fn expired(&self, now: Timestamp) -> Option<CloseReason> {
@@ -96,7 +96,7 @@ impl Liveness {
         extension: &Extension,
     ) -> impl Iterator<Item = (Timestamp, CloseReason)> + use<> {
         let limit = |since: Option<Timestamp>, after: Option<Duration>, reason| {
-            since.zip(after).map(|(since, after)| (since + after, reason))
+            since.zip(after).map(|(since, after)| (since.after(after), reason))
         };
         [
             limit(Some(self.last_heard), config.idle_timeout, CloseReason::IdleTimeout),

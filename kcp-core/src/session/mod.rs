@@ -389,6 +389,12 @@ impl Session {
         self.engine.release_held();
     }
 
+    /// Whether [`flush`](Self::flush) would let something go.
+    #[must_use]
+    pub const fn is_holding(&self) -> bool {
+        self.engine.holds()
+    }
+
     /// Takes no more writes; [`Event::Drained`] tells when everything written is acknowledged. Reading goes on.
     pub fn shutdown(&mut self) {
         if !self.shutdown && !self.is_closed() {
@@ -577,10 +583,12 @@ impl Session {
                 run => run,
             },
         };
-        if self.engine.is_dead() {
-            self.close(CloseReason::DeadLink);
+        if run.is_some() {
+            if self.engine.is_dead() {
+                self.close(CloseReason::DeadLink);
+            }
+            self.note_progress();
         }
-        self.note_progress();
         run
     }
 
@@ -590,6 +598,9 @@ impl Session {
     }
 
     fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if self.extension.is_silent() && !self.shutdown {
+            return None;
+        }
         // The end of a session is not the end of its stream: what was not sent is forgotten, and would be missed by nobody.
         let shutdown = self.shutdown && !self.is_closed();
         let limit = self.config.mss();
@@ -635,7 +646,11 @@ impl Session {
             State::Open => [
                 self.engine.deadline(),
                 self.liveness.next(&self.config, &self.engine, &self.extension),
-                self.extension.next(self.shutdown, &self.engine),
+                if self.extension.is_silent() && !self.shutdown {
+                    None
+                } else {
+                    self.extension.next(self.shutdown, &self.engine)
+                },
             ],
         };
         deadlines.into_iter().flatten().min()
@@ -726,13 +741,26 @@ impl Session {
         self.engine.held()
     }
 
+    /// Since when nothing has been written, has arrived or was acknowledged, if the session keeps memory for what comes next
+    /// (in proportion to its latest bursts); `None` when it keeps none. Who owns many sessions calls [`trim`](Self::trim) some
+    /// time after.
+    #[must_use]
+    pub fn kept_since(&self) -> Option<Timestamp> {
+        self.engine.kept_since()
+    }
+
+    /// Gives back the memory that is kept for what comes next. It is allocated again when it is needed.
+    pub fn trim(&mut self) {
+        self.engine.trim();
+    }
+
     /// Lowers the buffers below their configured sizes for the time being, as an owner of many sessions may have to. What is
     /// held stays; nothing more is taken until it is below the limit. Limits above the configuration mean the configuration.
     ///
     /// The peer sees a smaller window, the application a full buffer. One segment is always taken where nothing is held, lest
     /// nothing move.
     pub fn limit_buffers(&mut self, limit: Held) {
-        let recv = limit.received.clamp(1, self.config.recv_buffer);
+        let recv = limit.received.min(self.config.recv_buffer).max(1);
         let least = if self.engine.held().sent == 0 { mss_of(self.config.mtu) } else { 0 };
         let queued = limit.sent.saturating_sub(self.engine.in_flight_bytes()).max(least);
         self.engine.set_buffers(recv, queued.min(self.config.send_buffer));
@@ -783,7 +811,8 @@ impl Session {
 
     /// Sending may have made room, an acknowledgement may have been the last one.
     fn note_progress(&mut self) {
-        if self.is_closed() {
+        let awaited = self.write_blocked.is_some() || self.shutdown || self.unwanted;
+        if !awaited || self.is_closed() {
             // What was not delivered is forgotten, which is no progress.
             return;
         }

@@ -49,6 +49,25 @@ fn check_never_makes_a_caller_spin() {
     assert!(transmissions > 10, "a retransmission does not wait for the tick");
 }
 
+/// Once a panic at the first acknowledgement.
+#[test]
+fn a_minimal_rto_beyond_the_longest_is_the_longest() {
+    let (mut kcp, mut peer) = (Kcp::new(1), Kcp::new(1));
+    kcp.set_min_rto(u32::MAX);
+    kcp.update(0);
+    peer.update(0);
+    kcp.send(b"a").unwrap();
+    kcp.flush();
+    for datagram in outputs(&mut kcp) {
+        peer.input(&datagram).unwrap();
+    }
+    peer.flush();
+    for datagram in outputs(&mut peer) {
+        kcp.input(&datagram).unwrap();
+    }
+    assert_eq!(kcp.waitsnd(), 0);
+}
+
 #[test]
 fn a_late_update_does_not_catch_up() {
     let mut kcp = Kcp::new(1);

@@ -12,7 +12,7 @@ mod transfer;
 mod util;
 mod windows;
 
-pub(crate) use util::Rng;
+pub(crate) use util::{Rng, rounds};
 mod amplification;
 mod extension;
 mod flight;

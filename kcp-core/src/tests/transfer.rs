@@ -89,6 +89,8 @@ fn streams_both_ways() {
         for end in &mut pair.ends {
             assert!(end.is_drained(), "seed {seed}");
             assert_eq!(end.poll_timeout(), None, "seed {seed}: idle means no deadline");
+            end.trim();
+            assert_eq!(end.kept_since(), None, "seed {seed}: idle means no buffer");
         }
     }
 }

@@ -12,6 +12,11 @@ use crate::seq::Seq;
 use crate::wire::{Command, Header};
 use crate::{Event, Framing, Seed, Session, SessionConfig, Timestamp};
 
+/// How often a random test is repeated: under miri, which takes ten thousand times as long, twice.
+pub(crate) const fn rounds(usually: u64) -> u64 {
+    if cfg!(miri) { 2 } else { usually }
+}
+
 /// splitmix64: all a test needs of randomness.
 pub(crate) struct Rng(u64);
 

@@ -19,6 +19,15 @@ impl<'a> Segments<'a> {
     /// [`InputError`] saying what is wrong; nothing of such a datagram may be applied. (`ikcp_input` applies the
     /// segments before the bad one; refusing the whole datagram is deliberate.)
     pub fn parse(datagram: &'a [u8], conv: u32) -> Result<Self, InputError> {
+        Self::parse_with(datagram, conv, |_| ())
+    }
+
+    /// As [`parse`](Self::parse), showing every header that is legal so far.
+    pub(crate) fn parse_with(
+        datagram: &'a [u8],
+        conv: u32,
+        mut see: impl FnMut(&Header),
+    ) -> Result<Self, InputError> {
         let mut rest = datagram;
         if rest.len() < HEADER_LEN {
             return Err(InputError::Short);
@@ -28,6 +37,7 @@ impl<'a> Segments<'a> {
             if header.conv != conv {
                 return Err(InputError::ConvMismatch { found: header.conv });
             }
+            see(&header);
             rest = tail;
         }
         Ok(Self { rest: datagram })

@@ -119,6 +119,7 @@ impl Header {
         let [s0, s1, s2, s3] = self.sn.value().to_le_bytes();
         let [u0, u1, u2, u3] = self.una.value().to_le_bytes();
         let [l0, l1, l2, l3] = self.len.to_le_bytes();
+        #[allow(clippy::as_conversions, reason = "the numbers of the enum")]
         let (cmd, frg) = (self.cmd as u8, self.frg);
         [c0, c1, c2, c3, cmd, frg, w0, w1, t0, t1, t2, t3, s0, s1, s2, s3, u0, u1, u2, u3, l0, l1, l2, l3]
     }

@@ -64,6 +64,24 @@ pub(crate) struct System {
     state: UdpSocketState,
     /// With a class of service: quinn-udp would clear it in each datagram.
     marked: bool,
+    /// Of a connected socket.
+    peer: Option<SocketAddr>,
+}
+
+impl System {
+    /// A single datagram needs no control message, and one to the socket's own peer no route.
+    fn send_one(&self, socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        loop {
+            let sent = match self.peer {
+                Some(_) => socket.send(datagram),
+                None => socket.send_to(datagram, to),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return sent.map(|_| ()),
+            }
+        }
+    }
 }
 
 impl Calls for System {
@@ -72,8 +90,12 @@ impl Calls for System {
     }
 
     fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()> {
+        let to = transmit.destination;
+        if transmit.segment_size.is_none() && self.peer.is_none_or(|peer| peer == to) {
+            return self.send_one(socket, to, transmit.contents);
+        }
         if self.marked {
-            return marked::send(socket, transmit.destination, transmit.contents, transmit.segment_size);
+            return marked::send(socket, to, transmit.contents, transmit.segment_size);
         }
         self.state.try_send(UdpSockRef::from(socket), transmit)
     }
@@ -165,7 +187,8 @@ impl UdpIo {
         if let Some(sysctl) = limiting(granted, buffer) {
             warn_once(sysctl, granted, buffer);
         }
-        Self::with(io, System { state, marked })
+        let peer = io.peer_addr().ok();
+        Self::with(io, System { state, marked, peer })
     }
 }
 
@@ -432,7 +455,7 @@ mod tests {
     fn refusing(gso: Option<i32>, recvmmsg: Option<i32>, sendmmsg: Option<i32>) -> Arc<UdpIo<Refusing>> {
         let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let state = UdpSocketState::new(UdpSockRef::from(&socket)).unwrap();
-        let system = System { state, marked: false };
+        let system = System { state, marked: false, peer: None };
         let (trains, batches, longest) = Default::default();
         let calls = Refusing { system, gso, recvmmsg, sendmmsg, trains, batches, longest };
         Arc::new(UdpIo::with(socket, calls).unwrap())

@@ -3,5 +3,6 @@
 mod budget;
 mod halfopen;
 mod limiter;
+mod logs;
 mod registry;
 mod timers;

@@ -13,6 +13,7 @@ use crate::agenda::{Agenda, Marked, Marks, unmarked};
 use crate::budget::Budget;
 use crate::halfopen::{HalfOpen, Stranger};
 use crate::life::Life;
+use crate::logs::LogLimit;
 use crate::registry::{Filed, Key, Named, Registry};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, STEPS, TASKS, block_on, check, lock, thread};
@@ -34,6 +35,8 @@ struct State {
     stash: Vec<u32>,
     reader: Waiters,
     ended: bool,
+    /// Its stream is dropped.
+    detached: bool,
 }
 
 #[derive(Clone)]
@@ -492,6 +495,72 @@ fn a_reader_hears_of_data() {
             wakers.into_iter().for_each(std::task::Waker::wake);
         }
         reads.join().unwrap();
+    });
+}
+
+/// A stream is dropped, the last handle, while the driver works for it: both are gone afterwards.
+#[test]
+fn a_stream_dropped_while_its_driver_works_leaves_nothing() {
+    check(|| {
+        let (shard, session) = (shard(), Handle(session()));
+        assert_eq!(shard.registry.insert(&session.0, 1), Filed::Yes);
+        shard.life.add_handle();
+        let stream = {
+            let (shard, session) = (shard.clone(), session.clone());
+            thread::spawn(move || {
+                for n in 0..=STEPS {
+                    let mut state = lock(&session.0.state);
+                    state.written += 1;
+                    state.detached = n == STEPS;
+                    shard.agenda.mark(&shard.life, &session);
+                }
+                shard.life.drop_handle();
+            })
+        };
+        let mut work = Vec::new();
+        block_on(poll_fn(|cx| {
+            shard.life.register(0, cx.waker());
+            shard.agenda.take_work(&mut work);
+            for session in unmarked(&mut work) {
+                let mut state = lock(&session.0.state);
+                state.taken = state.written;
+                if state.detached {
+                    shard.retire(&session.0, &mut state);
+                }
+            }
+            match shard.life.unused_at(|| shard.registry.is_empty()) {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
+            }
+        }));
+        shard.life.kill();
+        shard.agenda.clear();
+        stream.join().unwrap();
+        assert_eq!(lock(&session.0.state).taken, STEPS + 1);
+        assert_eq!(Arc::strong_count(&session.0), 1);
+    });
+}
+
+/// One of those who log at the same time does; what the others left out is counted.
+#[test]
+fn one_line_a_second_and_none_forgotten() {
+    check(|| {
+        let limit = Arc::new(LogLimit::default());
+        let mut tasks = Vec::new();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        for _ in 0..TASKS {
+            let (limit, said) = (limit.clone(), said.clone());
+            tasks.push(thread::spawn(move || {
+                for _ in 0..STEPS {
+                    let more = limit.permit(ms(0));
+                    lock(&said).extend(more);
+                }
+            }));
+        }
+        join(tasks);
+        assert_eq!(lock(&said).len(), 1);
+        let told = lock(&said).iter().sum::<u64>() + limit.permit(ms(1000)).unwrap();
+        assert_eq!(told + 1, u64::from(TASKS * STEPS));
     });
 }
 

@@ -1,6 +1,6 @@
 //! Nanoseconds per segment of the core: ours, `ikcp.c` and no protocol in turn, over windows and loss. Medians of five.
 //!
-//! `cargo run --release -p kcp-benches-core --bin engine_table -- [--patterns a,b] [--sizes 1376,64] [--json FILE]`
+//! `cargo run --release -p kcp-benches-core --bin engine_table -- [--patterns a,b] [--sizes 1376,64] [--windows 32,16384] [--json FILE]`
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,6 +21,12 @@ struct Args {
     /// Parts of the datagrams that are dropped
     #[arg(long, value_delimiter = ',', default_values_t = [0.0, 0.01, 0.1])]
     losses: Vec<f64>,
+    /// Segments of the windows
+    #[arg(long, value_delimiter = ',', default_values_t = WINDOWS)]
+    windows: Vec<u32>,
+    /// Without `ikcp.c`, which takes its time with large windows
+    #[arg(long)]
+    alone: bool,
     /// One run with a fifth of the segments: to see that everything works
     #[arg(long)]
     quick: bool,
@@ -33,7 +39,7 @@ struct Args {
 /// its window.
 const LIMIT: Duration = Duration::from_secs(8);
 
-fn cell(workload: Workload, quick: bool) -> Cell {
+fn cell(workload: Workload, quick: bool, alone: bool) -> Cell {
     let runs = if quick { 1 } else { 5 };
     let many = u64::from(workload.window) * 4 + if quick { 4_000 } else { 20_000 };
     let (mut ours, mut null, mut c) = (Vec::new(), Vec::new(), Vec::<Measured>::new());
@@ -42,11 +48,11 @@ fn cell(workload: Workload, quick: bool) -> Cell {
         null.push(measure(Peer::Null, Workload { loss: 0.0, ..workload }, many, None).ns);
         // What takes seconds is not noise: once is enough.
         let slow = c.last().is_some_and(|c| c.segments < many || c.ns * many as f64 > 1e9);
-        if !slow {
+        if !slow && !alone {
             c.push(measure(Peer::C, workload, many, Some(LIMIT)));
         }
     }
-    let segments = c.iter().map(|c| c.segments).min().unwrap_or(0);
+    let segments = c.iter().map(|c| c.segments).min().unwrap_or(if alone { many } else { 0 });
     Cell {
         workload,
         ours: median(ours),
@@ -69,8 +75,8 @@ fn main() -> io::Result<()> {
             );
             for &loss in &args.losses {
                 let mut cells = Vec::new();
-                for window in WINDOWS {
-                    let cell = cell(Workload { pattern, size, window, loss }, args.quick);
+                for &window in &args.windows {
+                    let cell = cell(Workload { pattern, size, window, loss }, args.quick, args.alone);
                     println!(
                         "{:>5}% {window:>8} {:>8.0} {:>9.0} {:>8.0} {:>8.2} {:>8.2}{}",
                         loss * 100.0,
@@ -90,10 +96,11 @@ fn main() -> io::Result<()> {
                     }
                     cells.push(cell);
                 }
-                let growth = Cell::growth(&cells[0], &cells[cells.len() - 1]);
+                let (Some(first), Some(last)) = (cells.first(), cells.last()) else { continue };
+                let growth = Cell::growth(first, last);
                 println!(
-                    "       growth 32 to 16384: {:.2} raw, {:.2} net of what the link grows",
-                    growth[0], growth[1]
+                    "       growth {} to {}: {:.2} raw, {:.2} net of what the link grows",
+                    first.workload.window, last.workload.window, growth[0], growth[1]
                 );
             }
         }
