@@ -722,11 +722,19 @@ impl Engine {
         if timeout || self.tail_probe().is_some_and(|(at, _)| at <= now) {
             return false;
         }
-        if has_room {
+        self.nothing_queued(now);
+        true
+    }
+
+    /// No data is sent now: because there is none, or the window is full.
+    pub(super) fn nothing_queued(&mut self, now: Timestamp) {
+        if self.hold_until.is_some_and(|until| until <= now) {
+            self.hold_until = None;
+        }
+        if self.inflight.len() < self.send_limit() && !self.is_held() {
             self.hold_until = None;
             self.congestion.on_app_limited(now);
         }
-        true
     }
 
     /// When the next retransmission timeout ends.

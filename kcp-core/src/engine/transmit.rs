@@ -79,6 +79,10 @@ impl Engine {
     }
 
     fn write_data(&mut self, now: Timestamp, max_datagrams: usize, writer: &mut DatagramWriter<'_>) {
+        if self.queue.is_empty() && !self.inflight.has_due() {
+            self.paced_until = None;
+            return self.nothing_queued(now);
+        }
         let budget = self.congestion.pacing_budget(now);
         let mut room = Room { bytes: budget.bytes.min(self.allowance()), max_datagrams };
         self.paced_until = None;
@@ -214,6 +218,9 @@ impl Engine {
 
     /// Copies of small segments in the room that the last datagram has: a lost one costs no round trip then.
     fn write_riders(&mut self, now: Timestamp, first_new: Seq, writer: &mut DatagramWriter<'_>) {
+        if self.params.redundancy == 0 && !self.inflight.has_repairs() {
+            return;
+        }
         let ts = self.clock.stamp(now);
         let template = self.header(Command::Push, Seq::new(0), ts);
         let (recent, gap) = (self.params.redundancy, self.params.interval / RIDE_GAP_DIVISOR);

@@ -438,6 +438,11 @@ impl Inflight {
         }
     }
 
+    /// Whether something was lost, or a copy rode along, lately.
+    pub(crate) fn has_repairs(&self) -> bool {
+        self.repairs.get().is_some()
+    }
+
     /// Whether something may have to be sent again now.
     pub(crate) fn has_due(&self) -> bool {
         self.repairs.get().is_some_and(|repairs| !repairs.due.is_empty())
