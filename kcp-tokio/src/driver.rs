@@ -349,6 +349,7 @@ fn dispatch<'a>(
         }
         // Before the next session asks for its share; the epilogue comes after the whole batch.
         session.account(&mut state);
+        session.let_roam(&mut state);
         if !std::mem::replace(&mut state.touched, true) {
             touched.push(session.clone());
         }

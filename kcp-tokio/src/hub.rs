@@ -1,8 +1,9 @@
 //! What all sockets of an endpoint share: registry, limits, counters, accept queue, and whether anybody still uses them.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -38,6 +39,8 @@ pub(crate) struct Hub {
     pub(crate) budget: Budget,
     /// Of conversations, tokens and nonces.
     pub(crate) entropy: Entropy,
+    /// Of the numbers that stand for addresses.
+    path_secret: u64,
     pub(crate) logs: LogLimits,
     pub(crate) half_open: Mutex<HalfOpen<Session>>,
     pub(crate) limiter: Mutex<Limiter>,
@@ -50,6 +53,14 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
+    /// What stands for an address in questions to it: nobody else can compute it, so nobody can answer for an address at which
+    /// the question did not arrive.
+    pub(crate) fn path(&self, addr: SocketAddr) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.path_secret, addr).hash(&mut hasher);
+        hasher.finish()
+    }
+
     pub(crate) fn new(config: KcpConfig, accepting: bool, sockets: usize) -> io::Result<Arc<Self>> {
         let entropy = Entropy::new(config.seed);
         Ok(Arc::new(Self {
@@ -64,6 +75,7 @@ impl Hub {
             life: Life::new(sockets),
             half_open: Mutex::default(),
             limiter: Mutex::new(Limiter::new(entropy.u64()?)),
+            path_secret: entropy.u64()?,
             entropy,
             per_ip: Mutex::default(),
             dials_only: !accepting,

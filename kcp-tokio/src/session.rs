@@ -255,6 +255,14 @@ impl Session {
         }
     }
 
+    /// After anything was received, and before the next datagram is: that may be from the same peer, who is elsewhere already.
+    pub(crate) fn let_roam(self: &Arc<Self>, state: &mut State) {
+        if self.passive && !state.roams && state.core.is_extended() && !state.core.is_closed() {
+            state.roams = true;
+            self.hub().registry.may_roam(self);
+        }
+    }
+
     /// After anything was received, read, written or acknowledged.
     pub(crate) fn account(&self, state: &mut State) {
         let held = state.core.held();
@@ -292,10 +300,6 @@ impl Session {
                 count(&self.hub().counters.half_open_expired);
                 state.core.abort();
             }
-        }
-        if self.passive && !state.roams && state.core.is_extended() {
-            state.roams = true;
-            self.hub().registry.may_roam(self);
         }
         self.settle(state);
         while let Some(event) = state.core.poll_event() {
@@ -532,9 +536,10 @@ impl Session {
     /// Somebody elsewhere speaks of this session: has its peer moved? True when it has, and the datagram is the session's.
     pub(crate) fn follow(self: &Arc<Self>, from: SocketAddr, datagram: &[u8], now: Timestamp) -> bool {
         let mut state = self.lock();
-        if !state.core.proves_path(datagram) && !state.core.begins_elsewhere(datagram) {
+        let path = self.hub().path(from);
+        if !state.core.proves_path(datagram, path) && !state.core.begins_elsewhere(datagram) {
             // Not more than three times of what came from there.
-            let question = state.core.challenge_path(now).filter(|ask| ask.len() <= datagram.len() * 3);
+            let question = state.core.challenge_path(now, path).filter(|ask| ask.len() <= datagram.len() * 3);
             if let Some(question) = question {
                 count(&self.hub().counters.path_challenges);
                 self.shard.send_bare(from, &question, now);

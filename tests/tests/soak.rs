@@ -137,8 +137,11 @@ async fn soak() {
         clients.push(Arc::new(Place::new(any).await));
     }
     let mut tasks = tokio::task::JoinSet::new();
+    // They accept until the last client has gone.
+    let empty = Arc::new(AtomicBool::new(false));
+    let mut serving = tokio::task::JoinSet::new();
     for server in &servers {
-        tasks.spawn(serve(server.clone(), over.clone()));
+        serving.spawn(serve(server.clone(), empty.clone()));
     }
     for slot in 0..slots {
         let (client, servers) = (clients[slot as usize % ENDPOINTS].clone(), servers.clone());
@@ -205,6 +208,10 @@ async fn soak() {
     let at_end = rss();
     over.store(true, Ordering::Relaxed);
     while let Some(done) = timeout(LIMIT, tasks.join_next()).await.expect("a task goes on") {
+        done.unwrap();
+    }
+    empty.store(true, Ordering::Relaxed);
+    while let Some(done) = timeout(LIMIT, serving.join_next()).await.expect("a server goes on") {
         done.unwrap();
     }
     for place in clients.iter().chain(&servers) {

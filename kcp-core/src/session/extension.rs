@@ -116,7 +116,7 @@ pub(super) struct Extension {
     own: u64,
     /// Issued by the peer. Some: the extensions are on.
     peer: Option<u64>,
-    /// We dialled: hellos sent.
+    /// We dialled: hellos sent since the session is open.
     hellos: Option<u32>,
     /// When the extensions came on.
     on_since: Option<Timestamp>,
@@ -151,11 +151,24 @@ struct Seldom {
     fin_ack: Option<Seq>,
     path_response: Option<u64>,
     wrong_resets: u32,
+    search: Option<Search>,
     ignore_resets_until: Timestamp,
     out: DatagramQueue,
     inbox: DatagramQueue,
     datagrams_dropped: u64,
 }
+
+/// Questions on a new path until one is answered.
+#[derive(Copy, Clone, Debug)]
+struct Search {
+    next: Timestamp,
+    /// After the next one, in microseconds; the RTO at first.
+    wait: Option<u64>,
+    left: u8,
+}
+
+/// How often.
+const MAX_SEARCHES: u8 = 10;
 
 /// With a small mtu not all that is owed fits one datagram: the rest leaves with the next. A record is `RECORD_OVERHEAD` and so
 /// many numbers.
@@ -169,6 +182,18 @@ impl Seldom {
         // A datagram may have no room behind the answer to a hello.
         let datagrams = !unproven && !self.out.queue.is_empty();
         self.fin_ack.is_some() || self.path_response.is_some() || datagrams
+    }
+
+    fn is_search_due(&mut self, now: Timestamp, rto: u64) -> bool {
+        let Some(search) = self.search.as_mut().filter(|search| search.next <= now) else { return false };
+        let wait = search.wait.unwrap_or(rto).min(MAX_FIN_WAIT);
+        search.next = now.plus_micros(wait);
+        search.wait = Some(wait.saturating_mul(3) / 2);
+        search.left = search.left.saturating_sub(1);
+        if search.left == 0 {
+            self.search = None;
+        }
+        true
     }
 
     /// Appends what is owed, but for datagrams, and fits.
@@ -308,16 +333,22 @@ impl Extension {
         self.next_hello = None;
     }
 
-    /// The payload of an opening probe.
-    pub(super) fn hello(&mut self, mtu: usize) -> Vec<u8> {
-        match &mut self.hellos {
-            Some(sent) if self.enabled && *sent < MAX_HELLOS => *sent = sent.saturating_add(1),
-            _ => return Vec::new(),
+    /// The payload of an opening probe. Every one has it: whichever is answered decides what the session can do.
+    pub(super) fn hello(&self, mtu: usize) -> Vec<u8> {
+        if !self.enabled || self.hellos.is_none() {
+            return Vec::new();
         }
         let mut payload = vec![MAGIC];
         Control::Hello { token: self.own }.encode(&mut payload);
         pad(&mut payload, HELLO_LEN.min(mtu).saturating_sub(HEADER_LEN));
         payload
+    }
+
+    /// One in an open session, of a few.
+    fn late_hello(&mut self) -> Option<Vec<u8>> {
+        let sent = self.hellos.as_mut().filter(|sent| **sent < MAX_HELLOS)?;
+        *sent = sent.saturating_add(1);
+        Some(self.hello(0))
     }
 
     /// Applies the control messages of a segment.
@@ -335,6 +366,11 @@ impl Extension {
         if payload.len() == 1 {
             let forgotten = header.cmd == Command::Wins && self.is_forgotten(header, engine);
             return self.on_reset(now, forgotten);
+        }
+        if self.hellos.is_some() && self.peer.is_none() {
+            // Whoever speaks so is one of ours, and has not been heard completely.
+            self.hellos = Some(0);
+            self.next_hello = self.next_hello.or(Some(now));
         }
         for message in messages {
             let verdict = self.apply_one(now, header.cmd, message, engine);
@@ -393,7 +429,12 @@ impl Extension {
                 engine.validate();
             }
             Control::Ping { nonce } => self.pong = Some(nonce),
-            Control::Pong { nonce } if Some(nonce) == self.ping => self.ping = None,
+            Control::Pong { nonce } if Some(nonce) == self.ping => {
+                self.ping = None;
+                if let Some(seldom) = self.seldom.get_mut() {
+                    seldom.search = None;
+                }
+            }
             Control::PathChallenge { nonce } if self.hellos.is_some() => {
                 self.seldom.make().path_response = Some(nonce);
             }
@@ -481,6 +522,11 @@ impl Extension {
         self.ping_owed = true;
     }
 
+    /// Asks until there is an answer, a few times: at first nobody knows us where we are now.
+    pub(super) fn search(&mut self) {
+        self.seldom.make().search = Some(Search { next: Timestamp::ZERO, wait: None, left: MAX_SEARCHES });
+    }
+
     /// The session ends here: the peer shall know.
     pub(super) const fn owe_reset(&mut self) {
         self.reset = self.peer.is_some();
@@ -541,7 +587,8 @@ impl Extension {
             Fin::Sent { next, .. } => Some(next),
             _ => None,
         };
-        fin.into_iter().chain(self.next_hello).chain(repeat).min()
+        let search = self.seldom.get().and_then(|seldom| seldom.search).map(|search| search.next);
+        fin.into_iter().chain(self.next_hello).chain(repeat).chain(search).min()
     }
 
     fn is_fin_due(&self, shutdown: bool, engine: &Engine) -> bool {
@@ -561,13 +608,11 @@ impl Extension {
         let mut cmd = Command::Wins;
         if self.next_hello.is_some_and(|at| at <= now) {
             self.next_hello = Some(now.plus_micros(HELLO_WAIT));
-            return match self.hello(0) {
-                hello if hello.is_empty() => {
-                    self.next_hello = None;
-                    None
-                }
-                hello => Some((Command::Wask, hello)),
-            };
+            let hello = self.late_hello();
+            if hello.is_none() {
+                self.next_hello = None;
+            }
+            return hello.map(|hello| (Command::Wask, hello));
         }
         let (unproven, mute) = (engine.needs_token(), engine.is_mute() && !self.reset);
         let leads = unproven && !engine.is_mute();
@@ -599,6 +644,9 @@ impl Extension {
                 && let Some(nonce) = self.pong.take()
             {
                 Control::Pong { nonce }.encode(&mut payload);
+            }
+            if let Some(seldom) = self.seldom.get_mut() {
+                self.ping_owed |= seldom.is_search_due(now, engine.rto());
             }
             if room(&payload, 1) && core::mem::take(&mut self.ping_owed) {
                 let nonce = *self.ping.insert(nonce());

@@ -14,7 +14,7 @@ use crate::config::{SessionConfig, mss_of};
 use crate::congestion::Controller;
 use crate::engine::{Engine, Params};
 use crate::error::{CloseReason, DatagramError, InputError, ReadError, SendError, WriteError};
-use crate::seed::{Seed, next_nonce};
+use crate::seed::{Seed, mix, next_nonce};
 use crate::stats::{Held, Stats};
 use crate::time::Timestamp;
 use crate::wire::control::{Control, MAGIC, controls};
@@ -99,9 +99,10 @@ pub struct Session {
     extension: Extension,
     /// Sequences of nonces, each with a secret of its own.
     ping_nonces: u64,
-    path_nonces: u64,
-    /// The latest challenge to another address, and when the next one may be.
-    challenge: Option<(u64, Timestamp)>,
+    /// Of the nonces for paths.
+    path_secret: u64,
+    /// When another address may be challenged again.
+    next_challenge: Option<Timestamp>,
     /// The stream is gone: new data is answered with a reset, once ours is delivered.
     orphaned: bool,
     unwanted: bool,
@@ -161,8 +162,8 @@ impl Session {
         Self {
             extension,
             ping_nonces: seed.ping,
-            path_nonces: seed.path,
-            challenge: None,
+            path_secret: seed.path,
+            next_challenge: None,
             orphaned: false,
             unwanted: false,
             fresh: false,
@@ -480,14 +481,15 @@ impl Session {
     }
 
     /// A segment of this conversation came from another address: the question to send there, if it is time for one. Its
-    /// answer [proves](Self::proves_path) that the peer has moved.
-    pub fn challenge_path(&mut self, now: Timestamp) -> Option<Vec<u8>> {
-        let wait = self.challenge.is_some_and(|(_, next)| now < next);
+    /// answer [proves](Self::proves_path) that the peer has moved. `path` stands for that address: always the same number for one,
+    /// and one that the peer cannot compute. The same question is repeated until it is answered, however long the round trip.
+    pub fn challenge_path(&mut self, now: Timestamp, path: u64) -> Option<Vec<u8>> {
+        let wait = self.next_challenge.is_some_and(|next| now < next);
         if wait || !self.extension.is_on() || self.is_closed() {
             return None;
         }
-        let nonce = next_nonce(&mut self.path_nonces);
-        self.challenge = Some((nonce, now.plus_micros(CHALLENGE_INTERVAL)));
+        let nonce = mix(self.path_secret ^ path);
+        self.next_challenge = Some(now.plus_micros(CHALLENGE_INTERVAL));
         let mut payload = alloc::vec![MAGIC];
         Control::PathChallenge { nonce }.encode(&mut payload);
         let mut datagram = Vec::new();
@@ -497,16 +499,18 @@ impl Session {
     }
 
     /// Whether a datagram from another address answers the challenge, so that the session may move there.
-    pub fn proves_path(&mut self, datagram: &[u8]) -> bool {
-        let Some((expected, _)) = self.challenge else { return false };
+    pub fn proves_path(&mut self, datagram: &[u8], path: u64) -> bool {
+        if self.next_challenge.is_none() {
+            return false;
+        }
         let (own, _) = self.extension.tokens();
-        let answer = Control::PathResponse { nonce: expected, token: own };
+        let answer = Control::PathResponse { nonce: mix(self.path_secret ^ path), token: own };
         let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
         let proven = segments.any(|(_, payload)| {
             controls(payload).is_some_and(|mut all| all.any(|control| control == answer))
         });
         if proven {
-            self.challenge = None;
+            self.next_challenge = None;
             self.engine.validate();
         }
         proven
@@ -535,7 +539,7 @@ impl Session {
     pub fn probe_path(&mut self) {
         self.engine.path_changed();
         if self.extension.is_on() {
-            self.extension.ask();
+            self.extension.search();
         } else {
             self.engine.ask_window();
         }

@@ -343,8 +343,8 @@ fn datagrams_are_bounded_and_keep_the_newest() {
 fn a_path_is_proven_by_token_and_nonce_together() {
     let mut pair = dialled(&quiet(), &lossy(0), 9);
     let now = pair.now;
-    let challenge = pair.ends[1].challenge_path(now).unwrap();
-    assert!(pair.ends[1].challenge_path(now.plus_micros(99_999)).is_none(), "not too many to a victim");
+    let challenge = pair.ends[1].challenge_path(now, 5).unwrap();
+    assert!(pair.ends[1].challenge_path(now.plus_micros(99_999), 5).is_none(), "not too many to a victim");
     // The client answers what it is asked by its server.
     pair.ends[0].handle_datagram(now, &challenge).unwrap();
     let answers = said(&mut pair.ends[0], now);
@@ -357,23 +357,86 @@ fn a_path_is_proven_by_token_and_nonce_together() {
         Control::PathResponse { nonce, token }.encode(&mut payload);
         segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
     };
-    assert!(!pair.ends[1].proves_path(&forged(nonce, own ^ 1)));
-    assert!(!pair.ends[1].proves_path(&forged(nonce ^ 1, own)));
-    assert!(pair.ends[1].proves_path(&answer));
-    assert!(!pair.ends[1].proves_path(&answer), "once");
+    assert!(!pair.ends[1].proves_path(&forged(nonce, own ^ 1), 5));
+    assert!(!pair.ends[1].proves_path(&forged(nonce ^ 1, own), 5));
+    // Asked again on a path with a longer round trip than that, it is the same question: either answer will do.
+    assert_eq!(
+        pair.ends[1].challenge_path(now.plus_micros(100_000), 5).map(|ask| ask.len()),
+        Some(challenge.len())
+    );
+    assert!(!pair.ends[1].proves_path(&answer, 6), "of another address");
+    assert!(pair.ends[1].proves_path(&answer, 5));
+    assert!(!pair.ends[1].proves_path(&answer, 5), "once");
 }
 
 #[test]
 fn the_proof_of_a_path_is_not_behind_a_flight() {
     let mut pair = dialled(&quiet(), &lossy(0), 9);
     let now = pair.now;
-    let challenge = pair.ends[1].challenge_path(now).unwrap();
+    let challenge = pair.ends[1].challenge_path(now, 5).unwrap();
     pair.ends[0].write(now, &[7; 100_000]).unwrap();
     pair.ends[0].handle_datagram(now, &challenge).unwrap();
     let segments: Vec<_> = output(&mut pair.ends[0], now).into_iter().flatten().collect();
     assert!(segments.len() > 50);
     let answer = controls(&segments[0].1).and_then(|mut all| all.next());
     assert!(matches!(answer, Some(Control::PathResponse { .. })), "{answer:?}");
+}
+
+#[test]
+fn however_late_an_answer_comes_both_ends_know_what_they_speak() {
+    let config = Arc::new(quiet().connect_timeout(Duration::from_secs(60)));
+    let mut client = Session::connect(77, config.clone(), Seed::from_u64(1), START);
+    let mut server = Session::accept(77, config, Seed::from_u64(2), START);
+    let mut now = START;
+    let mut probes = vec![];
+    while probes.len() < 20 {
+        probes.extend(output(&mut client, now));
+        now = client.poll_timeout().unwrap();
+        client.handle_timeout(now);
+    }
+    let hello =
+        |segments: &Vec<(Header, Vec<u8>)>| segments[0].0.cmd == Command::Wask && segments[0].1.len() > 1;
+    assert!(probes.iter().all(hello), "every probe has the hello, and so the one that arrives");
+    let (header, payload) = &probes[19][0];
+    server.handle_datagram(now, &[header.encode().as_slice(), payload].concat()).unwrap();
+    assert!(server.is_extended());
+    // The answer is lost; what comes first is another thing that only one of ours says.
+    output(&mut server, now);
+    let ask = server.challenge_path(now, 1).unwrap();
+    client.handle_datagram(now, &ask).unwrap();
+    assert!(!client.is_connecting() && !client.is_extended());
+    let again = output(&mut client, now + Duration::from_millis(200));
+    assert!(again.iter().any(hello), "{again:?}");
+}
+
+#[test]
+fn a_new_path_is_searched_until_there_is_an_answer() {
+    let mut pair = dialled(&quiet(), &lossy(0), 9);
+    let pings = |pair: &mut Pair| {
+        let sent = core::mem::take(&mut pair.sent[0]);
+        let control = |(_, datagram): &(Timestamp, Vec<u8>)| {
+            let segments = crate::wire::Segments::parse(datagram, 77).unwrap();
+            let all = segments.filter_map(|(_, payload)| controls(payload)).flatten();
+            all.filter(|control| matches!(control, Control::Ping { .. })).count()
+        };
+        sent.iter().map(control).sum::<usize>()
+    };
+    pair.ends[0].probe_path();
+    pair.run_for(Duration::from_secs(30));
+    assert_eq!(pings(&mut pair), 1, "one that is answered is enough");
+    pair.links[1].set_partitioned(true);
+    pair.ends[0].probe_path();
+    pair.run_for(Duration::from_secs(2));
+    assert!((4..=10).contains(&pings(&mut pair)));
+    pair.links[1].set_partitioned(false);
+    pair.run_for(Duration::from_secs(3));
+    pings(&mut pair);
+    pair.run_for(Duration::from_secs(60));
+    assert_eq!(pings(&mut pair), 0);
+    pair.links[1].set_partitioned(true);
+    pair.ends[0].probe_path();
+    pair.run_for(Duration::from_secs(600));
+    assert_eq!(pings(&mut pair), 10, "not for ever");
 }
 
 #[test]
