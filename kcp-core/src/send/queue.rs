@@ -308,6 +308,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes minutes there")]
     fn stream_is_cut_full_whatever_the_writes() {
         let mss = 100;
         for write in [1usize, 7, 49, 51, 100, 101, 250, 70_000] {
