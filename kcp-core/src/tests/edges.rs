@@ -327,12 +327,17 @@ fn what_is_refused_or_repeated_is_counted() {
     ];
     assert_eq!(refused, [1; 5]);
     // Beyond a hole, an acknowledgement is said twice.
+    let mut said = vec![];
     for (ms, sn) in [(10, 1), (100, 2)] {
-        end.handle_datagram(at(ms), &segment(Push, 0, 128, 0, sn, 0, b"x")).unwrap();
-        output(&mut end, at(ms + 50));
+        end.handle_datagram(at(ms), &segment(Push, 0, 128, 50 + sn, sn, 0, b"x")).unwrap();
+        said.extend(output(&mut end, at(ms + 50)).into_iter().flatten());
     }
+    let said: Vec<_> = said.iter().map(|(header, _)| (header.cmd, header.sn.value(), header.ts)).collect();
+    assert_eq!(said, [(Ack, 1, 51), (Ack, 2, 52), (Ack, 1, 51)]);
     let stats = end.stats();
     assert_eq!((stats.acks_sent, stats.acks_repeated, stats.segments_received), (2, 1, 2));
+    end.handle_datagram(at(200), &segment(Push, 0, 128, 0, 2, 0, b"x")).unwrap();
+    assert_eq!((stats.duplicates, end.stats().duplicates), (0, 1));
 }
 
 #[test]
@@ -351,4 +356,86 @@ fn an_idle_end_gives_back_what_it_keeps() {
     assert_eq!(end.kept_since(), Some(at(9_940)));
     end.trim();
     assert_eq!(end.kept_since(), None);
+}
+
+#[test]
+fn a_hello_counts_in_a_probe_to_who_was_dialled() {
+    let config = Arc::new(quiet());
+    let hello = Control::Hello { token: 5 };
+    for (dialled, cmd, extended) in [(false, Wask, true), (false, Wins, false), (true, Wask, false)] {
+        let mut end = if dialled {
+            Session::connect(77, config.clone(), Seed::from_u64(1), at(0))
+        } else {
+            Session::accept(77, config.clone(), Seed::from_u64(1), at(0))
+        };
+        end.handle_datagram(at(0), &control(cmd, &hello)).unwrap();
+        assert_eq!(end.is_extended(), extended, "{dialled} {cmd:?}");
+    }
+}
+
+/// What redundancy asks for is paid for anyway: however many copies there were, what is sent again rides.
+#[test]
+fn copies_of_what_is_sent_again_are_bounded_unless_redundancy_is_asked_for() {
+    let copies = |redundancy| {
+        let mut end = lone(quiet().redundancy(redundancy));
+        let mut now = at(0);
+        for round in 0..40 {
+            end.write(now, &[0; 64]).unwrap();
+            output(&mut end, now);
+            now = now + Duration::from_secs(3);
+            assert!(sent(&mut end, now).contains(&(Push, round * 2, 64)));
+            now = now + Duration::from_millis(20);
+            end.write(now, &[0; 64]).unwrap();
+            output(&mut end, now);
+            end.handle_datagram(now, &segment(Wins, 0, 128, 0, 0, round * 2 + 2, b"")).unwrap();
+        }
+        end.stats().copies_sent
+    };
+    // Eight, and one of eight of the 80 segments.
+    assert_eq!((copies(0), copies(1)), (18, 40));
+}
+
+#[test]
+fn a_window_that_opens_lets_the_first_go_at_once() {
+    let mut end = lone(quiet());
+    end.write(at(0), &[0; 1000]).unwrap();
+    output(&mut end, at(0));
+    assert_eq!(sent(&mut end, at(200)), [(Push, 0, 1000)]);
+    end.handle_datagram(at(250), &segment(Wins, 0, 0, 0, 0, 0, b"")).unwrap();
+    let again = |end: &mut Session, ms| sent(end, at(ms)).contains(&(Push, 0, 1000));
+    end.handle_datagram(at(450), &segment(Wins, 0, 0, 0, 0, 0, b"")).unwrap();
+    assert!(!again(&mut end, 450), "closed");
+    end.handle_datagram(at(451), &segment(Wins, 0, 9, 0, 0, 0, b"")).unwrap();
+    assert!(again(&mut end, 451));
+    end.handle_datagram(at(452), &segment(Wins, 0, 9, 0, 0, 0, b"")).unwrap();
+    assert!(!again(&mut end, 452), "it was open before");
+}
+
+#[test]
+fn an_answer_is_in_the_first_run_whatever_is_queued() {
+    for (asks, answer) in
+        [(segment(Wask, 0, 128, 0, 1, 0, b""), Wins), (segment(Push, 0, 128, 0, 0, 0, b"x"), Ack)]
+    {
+        let mut end = lone(quiet());
+        end.write(at(0), &[0; 20_000]).unwrap();
+        end.handle_datagram(at(0), &asks).unwrap();
+        let mut buf = vec![];
+        let run = end.poll_transmit(at(0), crate::Framing { max_datagrams: 2 }, &mut buf).unwrap();
+        let datagrams: Vec<_> = buf.chunks(run.stride).collect();
+        assert_eq!(datagrams.len(), 2);
+        let segments =
+            datagrams.into_iter().flat_map(|datagram| crate::wire::Segments::parse(datagram, 77).unwrap());
+        assert_eq!(segments.map(|(header, _)| header.cmd).collect::<Vec<_>>(), [Push, answer]);
+    }
+}
+
+#[test]
+fn after_a_transport_failed_what_arrived_can_be_read() {
+    let mut end = lone(quiet());
+    end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 0, 0, b"abc")).unwrap();
+    end.write(at(0), b"x").unwrap();
+    end.disconnect();
+    assert_eq!((end.close_reason(), end.has_lost_data()), (Some(CloseReason::Aborted), true));
+    assert_eq!(end.read(at(0), &mut [0; 8]), Ok(3));
+    assert_eq!(end.read(at(0), &mut [0; 8]), Err(ReadError::Closed(CloseReason::Aborted)));
 }
