@@ -34,6 +34,10 @@ pub enum InputError {
     /// Fragment numbers of a message do not count down by one.
     #[error("fragment numbers do not count down")]
     BrokenMessage,
+    /// It comes from a session that does not know the hello which this one was opened with: the peer was started anew, and took
+    /// something that the network had kept for a beginning.
+    #[error("of another session of the same conversation")]
+    OtherLife,
     /// The session has ended.
     #[error("session closed: {0}")]
     Closed(CloseReason),

@@ -93,3 +93,22 @@ impl Trace {
         self.tail.iter().map(Entry::to_string).collect()
     }
 }
+
+/// What a datagram's first segment is; with a plus if it carries a control message.
+pub(crate) fn command(datagram: &[u8]) -> &'static str {
+    match (datagram.get(4), datagram.get(20..24) == Some(&[0; 4])) {
+        (Some(81), _) => "push",
+        (Some(82), _) => "ack",
+        (Some(83), true) => "wask",
+        (Some(83), false) => "wask+",
+        (Some(84), true) => "wins",
+        (Some(84), false) => "wins+",
+        _ => "datagram",
+    }
+}
+
+/// The number at `at` of a datagram, 0 where it ends before.
+pub(crate) fn word(datagram: &[u8], at: usize) -> u64 {
+    let word = datagram.get(at..at + 4).and_then(|word| word.first_chunk()).copied();
+    u64::from(u32::from_le_bytes(word.unwrap_or_default()))
+}

@@ -137,13 +137,17 @@ impl KcpEndpoint {
     /// # Errors
     /// Those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
-        let socket = crate::connect::adopt(socket, &self.hub.config, None).await?;
-        let Some((host, others)) = self.shards.split_first() else { return Ok(()) };
+        self.rebind_to(crate::connect::adopt(socket, &self.hub.config, None).await?);
+        Ok(())
+    }
+
+    /// The same, to a socket of another kind, as [`from_socket`](Self::from_socket) takes one.
+    pub fn rebind_to(&self, socket: Arc<dyn DatagramSocket>) {
+        let Some((host, others)) = self.shards.split_first() else { return };
         host.rebind(socket.clone(), None);
         for other in others {
             other.rebind(socket.clone(), Some(host.clone()));
         }
-        Ok(())
     }
 
     /// The sessions that live now, accepted or dialled.

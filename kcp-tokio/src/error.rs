@@ -11,6 +11,8 @@
 //! | unreliable datagrams towards a plain peer | `Unsupported` |
 //! | message too long | `InvalidInput` |
 //!
+//! As with TCP a reset is told once, to whoever reads or writes first; afterwards reads end and writes are `BrokenPipe`.
+//!
 //! The source of each error is a [`KcpError`].
 
 use std::io;

@@ -74,7 +74,7 @@ impl Engine {
         let had_hole = !self.assembler.is_empty();
         let mut heard = Heard::default();
         let mut applied = Applied::default();
-        if !self.is_validated() {
+        if !self.is_validated() && !self.needs_token() {
             self.seek_proof(segments);
         }
         let validated = self.is_validated();
@@ -179,7 +179,7 @@ impl Engine {
             InputError::UnknownCommand(_) => &mut rare.rejected_command,
             InputError::UnaBeyondSent => &mut rare.rejected_una,
             InputError::FragmentTooLarge { .. } | InputError::BrokenMessage => &mut rare.rejected_fragment,
-            InputError::Closed(_) => return,
+            InputError::OtherLife | InputError::Closed(_) => return,
         };
         bump(counter);
     }

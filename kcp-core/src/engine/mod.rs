@@ -25,7 +25,7 @@ use crate::send::queue::{SendQueue, fragments_of};
 use crate::seq::Seq;
 use crate::stats::{Counters, Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
-use crate::wire::control::MAGIC;
+use crate::wire::control::{Control, MAGIC};
 use crate::wire::datagram::Transmit;
 use crate::wire::{Command, HEADER_LEN};
 use flight::{Flight, INITIAL};
@@ -45,6 +45,12 @@ const MAX_WRONG_ECHOES: u64 = 16;
 const MIN_RESTS: u8 = 8;
 /// Transmissions remembered until the proof.
 const MAX_PROOFS: usize = 64;
+/// A segment that denies: a header and the magic byte.
+const DENIAL_LEN: usize = HEADER_LEN + 1;
+/// One that answers a hello: magic byte, type, length, two tokens.
+const ANSWER_LEN: usize = HEADER_LEN + 20;
+/// The shortest mtu at which a segment of some length has room behind that.
+const MIN_LEAD_MTU: usize = 128;
 
 /// Parameters in the units of the engine. Durations are microseconds.
 #[derive(Clone, Debug)]
@@ -111,6 +117,25 @@ struct Unproven {
     /// Bytes received from, and sent to, addresses before this one.
     received: u64,
     sent: u64,
+    lead: Option<Lead>,
+}
+
+/// What every datagram to a peer begins with that may mean another: who was here before, and took to its grave what it knew.
+#[derive(Copy, Clone, Debug)]
+enum Lead {
+    /// Data has opened the session; its (sn, ts).
+    Denial(Seq, u32),
+    /// The peer has said hello. Nothing but our token is the proof then: what it echoes may come from the former life.
+    Answer { token: u64, echo: u64 },
+}
+
+impl Lead {
+    const fn len(self) -> usize {
+        match self {
+            Self::Denial(..) => DENIAL_LEN,
+            Self::Answer { .. } => ANSWER_LEN,
+        }
+    }
 }
 
 /// One conversation's protocol state.
@@ -371,9 +396,14 @@ impl Engine {
     }
 
     pub(crate) fn read(&mut self, now: Timestamp, buf: &mut [u8]) -> usize {
-        let n = self.reader.read(self.params.stream, buf);
-        self.after_read(now);
-        n
+        loop {
+            let n = self.reader.read(self.params.stream, buf);
+            self.after_read(now);
+            // Where it skipped empty messages, something to read may have come into the room that they left.
+            if n > 0 || buf.is_empty() || !self.is_readable() {
+                return n;
+            }
+        }
     }
 
     pub(crate) fn peek(&self, buf: &mut [u8]) -> usize {
@@ -436,6 +466,7 @@ impl Engine {
         (self.ask, self.tell) = (false, false);
         if unread_too {
             self.reader.clear();
+            self.assembler = Assembler::new(self.assembler.next());
         }
     }
 
@@ -537,19 +568,71 @@ impl Engine {
 
     /// Takes note of a transmission to an address that is not proven.
     pub(super) fn note_proof(&mut self, sn: Seq, ts: u32) {
-        if let Some(Unproven { proofs, .. }) =
-            self.unproven.get_mut().filter(|all| all.proofs.len() < MAX_PROOFS)
+        if let Some(unproven) = self.unproven.get_mut().filter(|unproven| unproven.proofs.len() < MAX_PROOFS)
         {
-            proofs.push((sn, ts));
+            unproven.proofs.push((sn, ts));
+        }
+    }
+
+    /// The peer has said hello: whatever leaves begins with the answer, until it shows our token.
+    pub(crate) fn greet(&mut self, token: u64, echo: u64) {
+        if let Some(unproven) = self.unproven.get_mut() {
+            unproven.lead = Some(Lead::Answer { token, echo });
+        }
+    }
+
+    /// Data has opened the session: whatever leaves says so, until its sender has shown that it took some of it, which one of our
+    /// kind does not that means another.
+    pub(crate) fn deny(&mut self, sn: Seq, ts: u32) {
+        if let Some(unproven) = self.unproven.get_mut() {
+            unproven.lead = Some(Lead::Denial(sn, ts));
+        }
+    }
+
+    /// Nothing but our token proves the peer's address.
+    pub(crate) fn needs_token(&self) -> bool {
+        self.unproven.get().is_some_and(|unproven| matches!(unproven.lead, Some(Lead::Answer { .. })))
+    }
+
+    /// The same, and datagrams are too short to begin with it: nothing else leaves.
+    pub(crate) fn is_mute(&self) -> bool {
+        self.needs_token() && self.params.mtu < MIN_LEAD_MTU
+    }
+
+    fn lead(&self) -> Option<Lead> {
+        self.unproven.get()?.lead
+    }
+
+    /// Bytes of each datagram that are kept for a lead while one may come.
+    fn lead_room(&self) -> usize {
+        match () {
+            () if self.is_validated() => 0,
+            () if self.params.mtu < MIN_LEAD_MTU => DENIAL_LEN,
+            () => ANSWER_LEN,
+        }
+    }
+
+    fn push_lead(&self, now: Timestamp, lead: Lead, buf: &mut Vec<u8>) {
+        match lead {
+            Lead::Denial(sn, ts) => self.push_denial(sn, ts, buf),
+            Lead::Answer { token, echo } => {
+                let mut payload = alloc::vec![MAGIC];
+                Control::HelloAck { token, echo }.encode(&mut payload);
+                let mut header = self.header(Command::Wins, Seq::new(1), self.clock.stamp(now));
+                header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                buf.extend_from_slice(&header.encode());
+                buf.extend_from_slice(&payload);
+            }
         }
     }
 
     /// Bytes that may be sent now to an address that is not proven yet.
     pub(super) fn allowance(&self) -> u64 {
-        let Some(before) = self.unproven.get() else { return u64::MAX };
-        let received = self.stats.bytes_received.saturating_sub(before.received);
-        let sent = self.stats.bytes_sent.saturating_sub(before.sent);
-        received.saturating_mul(AMPLIFICATION).saturating_sub(sent)
+        let Some(unproven) = self.unproven.get() else { return u64::MAX };
+        let received = self.stats.bytes_received.saturating_sub(unproven.received);
+        let sent = self.stats.bytes_sent.saturating_sub(unproven.sent);
+        let lead = unproven.lead.map_or(0, Lead::len);
+        received.saturating_mul(AMPLIFICATION).saturating_sub(sent).saturating_sub(lead as u64)
     }
 
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
@@ -568,6 +651,7 @@ impl Engine {
         if !self.inflight.is_empty() {
             return 0;
         }
+        let mss = mss.saturating_sub(self.lead_room());
         let part = usize::try_from(self.allowance() / AMPLIFICATION).unwrap_or(usize::MAX);
         let enough = self.allowance() > HEADER_LEN as u64;
         part.saturating_sub(HEADER_LEN).max(usize::from(enough)).min(mss)
@@ -582,6 +666,18 @@ impl Engine {
     /// Whether the peer echoed too many timestamps that were never sent, before it proved its address.
     pub(crate) fn is_guessing(&self) -> bool {
         !self.is_validated() && self.stats.mismatched_echoes() >= MAX_WRONG_ECHOES
+    }
+
+    /// Appends a datagram as it is, if it may leave.
+    pub(crate) fn write_answer(&mut self, datagram: &[u8], buf: &mut Vec<u8>) -> Option<Transmit> {
+        let len = datagram.len();
+        if len as u64 > self.allowance() {
+            return None;
+        }
+        buf.extend_from_slice(datagram);
+        let run = Transmit { datagrams: 1, stride: len, len };
+        self.count_sent(&run);
+        Some(run)
     }
 
     /// Appends a datagram of one control segment.
@@ -628,19 +724,22 @@ impl Engine {
     /// Appends the answer to data of a session that was not known before it: to one of ours that has had a session here it
     /// says that it is gone, to everybody else nothing.
     pub(crate) fn write_denial(&mut self, sn: Seq, ts: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let len = HEADER_LEN.saturating_add(1);
-        if len as u64 > self.allowance() {
+        if DENIAL_LEN as u64 > self.allowance() {
             return None;
         }
+        self.push_denial(sn, ts, buf);
+        let run = Transmit { datagrams: 1, stride: DENIAL_LEN, len: DENIAL_LEN };
+        self.count_sent(&run);
+        Some(run)
+    }
+
+    fn push_denial(&self, sn: Seq, ts: u32, buf: &mut Vec<u8>) {
         let mut header = self.header(Command::Wins, sn, ts);
         header.len = 1;
         // It would not be in flight any more, and the echo would prove nothing.
         header.una = sn.plus(NOTHING_ACKED);
         buf.extend_from_slice(&header.encode());
         buf.push(MAGIC);
-        let run = Transmit { datagrams: 1, stride: len, len };
-        self.count_sent(&run);
-        Some(run)
     }
 
     /// Everything accepted has been sent at least once.

@@ -41,6 +41,31 @@ impl Engine {
             debug_assert!(self.deadline().is_none_or(|at| at > now), "something is due");
             return None;
         }
+        let Some(lead) = self.lead() else {
+            return self.transmit_run(now, framing, self.params.mtu, flush, buf);
+        };
+        // In the same datagram, so that neither loss nor reordering brings one without the other.
+        let start = buf.len();
+        self.push_lead(now, lead, buf);
+        let mtu = self.params.mtu.saturating_sub(self.lead_room());
+        let run = self.transmit_run(now, Framing { max_datagrams: 1 }, mtu, flush, buf);
+        let Some(run) = run else {
+            buf.truncate(start);
+            return None;
+        };
+        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(lead.len() as u64);
+        let len = run.len.saturating_add(lead.len());
+        Some(Transmit { stride: len, len, ..run })
+    }
+
+    fn transmit_run(
+        &mut self,
+        now: Timestamp,
+        framing: Framing,
+        mtu: usize,
+        flush: bool,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
         self.follow_peer_window(now);
         self.tell |= self.announcer.update(now);
         if self.inflight.expire(now, self.first_rto()) > 0 {
@@ -58,7 +83,7 @@ impl Engine {
         // Data must not starve ACKs: the last datagram of a run is theirs.
         let for_data = if control && max > 1 { max.saturating_sub(1) } else { max };
         let first_new = self.inflight.nxt();
-        let mut writer = DatagramWriter::new(buf, self.params.mtu);
+        let mut writer = DatagramWriter::new(buf, mtu);
         self.write_data(now, for_data, &mut writer);
         let data = !writer.is_empty();
         let acks_due = flush || self.ack_due.is_some_and(|due| due <= now);

@@ -1,11 +1,13 @@
 //! What two of ours tell each other beyond KCP: hello, end of stream, reset, signs of life, moves, datagrams.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use crate::admission::answer_for;
 use crate::engine::Engine;
 use crate::rare::Rare;
 use crate::seq::Seq;
@@ -46,6 +48,24 @@ enum Fin {
         since: Timestamp,
     },
     Acked,
+}
+
+/// Which session of a conversation speaks: the one that answered our hello, or one that came after it.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(super) enum Life {
+    Ours,
+    /// It knows no hello, and cannot prove that it should: what opened it may have been repeated by the network.
+    Doubtful,
+    Other,
+}
+
+/// To a peer that means another session.
+#[derive(Clone, Debug)]
+pub(super) enum Denial {
+    /// This data has opened the session.
+    Opened(Seq, u32),
+    /// What it sent was not for us: the answer that it would have got from nobody.
+    Stranger(Vec<u8>),
 }
 
 /// What a datagram's control messages mean for the session.
@@ -100,8 +120,8 @@ pub(super) struct Extension {
     hellos: Option<u32>,
     /// When the extensions came on.
     on_since: Option<Timestamp>,
-    /// Data has opened this session: its (sn, ts), to be denied once.
-    denial: Option<(Seq, u32)>,
+    /// Owed at once.
+    denial: Option<Box<Denial>>,
     /// The session is open, and neither a hello's answer nor a plain peer's has come: when to repeat it.
     next_hello: Option<Timestamp>,
     /// Repeats the answer to a hello until the peer proves that it came: when, and the wait after it. Whoever dialled may
@@ -158,8 +178,10 @@ fn has_room(payload: &[u8], numbers: usize, limit: usize) -> bool {
 }
 
 impl Seldom {
-    fn is_owed(&self) -> bool {
-        self.fin_ack.is_some() || self.path_response.is_some() || !self.out.queue.is_empty()
+    fn is_owed(&self, unproven: bool) -> bool {
+        // A datagram may have no room behind the answer to a hello.
+        let datagrams = !unproven && !self.out.queue.is_empty();
+        self.fin_ack.is_some() || self.path_response.is_some() || datagrams
     }
 
     fn is_search_due(&mut self, now: Timestamp, rto: u64) -> bool {
@@ -233,9 +255,21 @@ impl Extension {
     }
 
     /// The session was opened by data: whoever has had one here before shall know that it is gone.
-    pub(super) fn deny(&mut self, sn: Seq, ts: u32) {
+    pub(super) fn deny(&mut self, sn: Seq, ts: u32, engine: &mut Engine) {
         if self.enabled && !self.is_on() {
-            self.denial = Some((sn, ts));
+            self.denial = Some(Box::new(Denial::Opened(sn, ts)));
+            engine.deny(sn, ts);
+        }
+    }
+
+    /// A datagram acknowledges what this session has never sent.
+    pub(super) fn answer_stranger(&mut self, datagram: &[u8]) {
+        if self.enabled
+            && !self.is_on()
+            && self.denial.is_none()
+            && let Some(answer) = answer_for(datagram, None)
+        {
+            self.denial = Some(Box::new(Denial::Stranger(answer)));
         }
     }
 
@@ -243,8 +277,38 @@ impl Extension {
         self.denial.is_some()
     }
 
-    pub(super) const fn take_denial(&mut self) -> Option<(Seq, u32)> {
-        self.denial.take()
+    pub(super) fn take_denial(&mut self) -> Option<Denial> {
+        self.denial.take().map(|denial| *denial)
+    }
+
+    /// We have dialled, and the peer has answered our hello.
+    pub(super) const fn has_dialled(&self) -> bool {
+        self.hellos.is_some() && self.is_on()
+    }
+
+    /// Something comes of a peer that has yet to show that our answer to its hello came.
+    pub(super) const fn greet_again(&mut self) {
+        self.hello_ack = true;
+    }
+
+    /// Whose a datagram is that begins with this.
+    pub(super) fn life(&self, header: &Header, payload: &[u8], engine: &Engine) -> Life {
+        match controls(payload).map(|mut all| all.next()) {
+            _ if header.cmd != Command::Wins => Life::Ours,
+            Some(None) if self.is_forgotten(header, engine) => Life::Other,
+            Some(None) if payload.len() == 1 => Life::Doubtful,
+            Some(Some(Control::HelloAck { token, echo })) if echo == self.own && Some(token) != self.peer => {
+                Life::Other
+            }
+            _ => Life::Ours,
+        }
+    }
+
+    /// Whether this denies what left after hellos had been exchanged: whoever knew them is gone.
+    fn is_forgotten(&self, header: &Header, engine: &Engine) -> bool {
+        // Of what left before the peer was known, a newly opened session may say so, too.
+        let since = engine.in_flight_since(header.sn, header.ts);
+        since.is_some_and(|since| self.on_since.is_some_and(|on| on <= since))
     }
 
     /// Both ends speak it.
@@ -300,10 +364,8 @@ impl Extension {
         }
         let Some(messages) = controls(payload) else { return Verdict::Nothing };
         if payload.len() == 1 {
-            // Of what left before the peer was known, a newly opened session may say so, too.
-            let since = engine.in_flight_since(header.sn, header.ts);
-            let forgotten = since.is_some_and(|since| self.on_since.is_some_and(|on| on <= since));
-            return self.on_reset(now, header.cmd == Command::Wins && forgotten);
+            let forgotten = header.cmd == Command::Wins && self.is_forgotten(header, engine);
+            return self.on_reset(now, forgotten);
         }
         if self.hellos.is_some() && self.peer.is_none() {
             // Whoever speaks so is one of ours, and has not been heard completely.
@@ -334,6 +396,7 @@ impl Extension {
             // Another token is another's: the first one stays.
             Control::Hello { token } if self.hellos.is_none() && cmd == Command::Wask => {
                 self.hello_ack = *self.peer.get_or_insert(token) == token;
+                engine.greet(self.own, token);
                 // The answer is a `WINS`, too: a plain one beside it might arrive alone, and look like a plain peer's.
                 engine.untell();
             }
@@ -355,6 +418,7 @@ impl Extension {
             }
             Control::Fin { sn, token } if token == self.own => {
                 self.answer_came = true;
+                engine.validate();
                 return self.on_fin(sn, engine);
             }
             Control::FinAck { sn, token }
@@ -505,13 +569,17 @@ impl Extension {
 
     /// When there is something to send next.
     pub(super) fn next(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
+        let repeat = self.repeat_ack.filter(|_| !self.answer_came).map(|(at, _)| at);
+        if engine.is_mute() && !self.reset {
+            return if self.hello_ack || self.denial.is_some() { Some(Timestamp::ZERO) } else { repeat };
+        }
         let owed = self.denial.is_some()
             || self.hello_ack
             || self.token
             || self.reset
             || self.ping_owed
             || self.pong.is_some()
-            || self.seldom.get().is_some_and(Seldom::is_owed);
+            || self.seldom.get().is_some_and(|seldom| seldom.is_owed(engine.needs_token()));
         if owed || self.is_fin_due(shutdown, engine) {
             return Some(Timestamp::ZERO);
         }
@@ -519,7 +587,6 @@ impl Extension {
             Fin::Sent { next, .. } => Some(next),
             _ => None,
         };
-        let repeat = self.repeat_ack.filter(|_| !self.answer_came).map(|(at, _)| at);
         let search = self.seldom.get().and_then(|seldom| seldom.search).map(|search| search.next);
         fin.into_iter().chain(self.next_hello).chain(repeat).chain(search).min()
     }
@@ -547,13 +614,15 @@ impl Extension {
             }
             return hello.map(|hello| (Command::Wask, hello));
         }
-        if self.is_fin_due(shutdown, engine) {
+        let (unproven, mute) = (engine.needs_token(), engine.is_mute() && !self.reset);
+        let leads = unproven && !engine.is_mute();
+        if self.is_fin_due(shutdown, engine) && !mute {
             let wait = engine.rto().clamp(MIN_FIN_WAIT, MAX_FIN_WAIT);
             self.seldom.make().fin = Fin::Sent { sn: engine.snd_nxt(), next: now, wait, since: now };
         }
         let repeat = !self.answer_came && self.repeat_ack.is_some_and(|(at, _)| at <= now);
         let room = |payload: &[u8], numbers| has_room(payload, numbers, limit);
-        if (core::mem::take(&mut self.hello_ack) || repeat)
+        if (core::mem::take(&mut self.hello_ack) || repeat || leads)
             && let Some(echo) = self.peer
         {
             let wait = self.repeat_ack.map_or(HELLO_WAIT, |(_, wait)| wait);
@@ -561,7 +630,7 @@ impl Extension {
             self.repeat_ack = Some((now.plus_micros(wait), longer));
             Control::HelloAck { token: self.own, echo }.encode(&mut payload);
         }
-        if let Some(token) = self.peer {
+        if let Some(token) = self.peer.filter(|_| !mute) {
             if room(&payload, 1) && core::mem::take(&mut self.token) {
                 Control::Token { token }.encode(&mut payload);
             }
@@ -584,7 +653,7 @@ impl Extension {
                 cmd = Command::Wask;
                 Control::Ping { nonce }.encode(&mut payload);
             }
-            if let Some(seldom) = self.seldom.get_mut() {
+            if let Some(seldom) = self.seldom.get_mut().filter(|_| !unproven) {
                 seldom.fill(limit, &mut payload);
             }
         }

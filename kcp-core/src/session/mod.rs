@@ -19,8 +19,8 @@ use crate::stats::{Held, Stats};
 use crate::time::Timestamp;
 use crate::wire::control::{Control, MAGIC, controls};
 use crate::wire::datagram::{Framing, Transmit};
-use crate::wire::{Command, Segments};
-use extension::{Extension, Verdict};
+use crate::wire::{Command, HEADER_LEN, Segments};
+use extension::{Denial, Extension, Life, Verdict};
 use lifecycle::{Liveness, Opening};
 
 /// Challenges to another address, in microseconds apart: it may be a victim's.
@@ -196,7 +196,17 @@ impl Session {
         }
         let opening = self.is_connecting();
         let received = self.engine.una();
-        let heard = self.engine.input(now, datagram)?;
+        self.check_life(datagram)?;
+        let heard = match self.engine.input(now, datagram) {
+            Ok(heard) => heard,
+            Err(error) => {
+                if error == InputError::UnaBeyondSent && !self.is_validated() {
+                    // It speaks to another that was here before.
+                    self.extension.answer_stranger(datagram);
+                }
+                return Err(error);
+            }
+        };
         if self.engine.is_broken() {
             self.close(CloseReason::ProtocolError);
             return Err(InputError::BrokenMessage);
@@ -214,7 +224,7 @@ impl Session {
             && let Some((header, _)) = Segments::parse(datagram, self.engine.conv())?.next()
             && header.cmd == Command::Push
         {
-            self.extension.deny(header.sn, header.ts);
+            self.extension.deny(header.sn, header.ts, &mut self.engine);
         }
         if heard.plain_wins {
             self.extension.on_plain_answer();
@@ -224,6 +234,9 @@ impl Session {
             if self.extension.is_on() {
                 self.engine.elide_acks();
             }
+        }
+        if heard.alive && self.engine.is_mute() {
+            self.extension.greet_again();
         }
         if self.extension.is_contradicted(&self.engine) {
             self.close(CloseReason::ProtocolError);
@@ -242,6 +255,24 @@ impl Session {
             self.note_progress();
         }
         Ok(())
+    }
+
+    /// Refuses what comes of another session than the one that has answered our hello, before anything of it counts.
+    fn check_life(&mut self, datagram: &[u8]) -> Result<(), InputError> {
+        if datagram.get(HEADER_LEN) != Some(&MAGIC) || !self.extension.has_dialled() {
+            return Ok(());
+        }
+        let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return Ok(()) };
+        let Some((header, payload)) = segments.next() else { return Ok(()) };
+        match self.extension.life(&header, payload, &self.engine) {
+            // Alone it is judged with other control messages.
+            Life::Doubtful if segments.next().is_some() => Err(InputError::OtherLife),
+            Life::Ours | Life::Doubtful => Ok(()),
+            Life::Other => {
+                self.close(CloseReason::Reset);
+                Err(InputError::Closed(CloseReason::Reset))
+            }
+        }
     }
 
     fn apply_controls(&mut self, now: Timestamp, datagram: &[u8], opening: bool) -> Result<(), InputError> {
@@ -577,6 +608,7 @@ impl Session {
             }
             // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing.
             State::Open if self.extension.owes_denial() => self.transmit_denial(buf),
+            State::Open if self.engine.is_mute() => self.transmit_control(now, buf),
             // Few and short, and much depends on them: behind a flight they might be dropped with its end.
             State::Open => match self.transmit_control(now, buf) {
                 None => self.engine.transmit(now, framing, false, buf),
@@ -593,8 +625,10 @@ impl Session {
     }
 
     fn transmit_denial(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let (sn, ts) = self.extension.take_denial()?;
-        self.engine.write_denial(sn, ts, buf)
+        match self.extension.take_denial()? {
+            Denial::Opened(sn, ts) => self.engine.write_denial(sn, ts, buf),
+            Denial::Stranger(answer) => self.engine.write_answer(&answer, buf),
+        }
     }
 
     fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {
@@ -644,7 +678,8 @@ impl Session {
             State::Closed(_) => return None,
             State::Opening(opening) => return Some(opening.next()),
             State::Open => [
-                self.engine.deadline(),
+                // Until it shows our token, nothing of it can be answered.
+                if self.engine.is_mute() { None } else { self.engine.deadline() },
                 self.liveness.next(&self.config, &self.engine, &self.extension),
                 if self.extension.is_silent() && !self.shutdown {
                     None
@@ -806,6 +841,8 @@ impl Session {
     fn note_blocked(&mut self, error: Option<&WriteError>, len: usize) {
         if matches!(error, Some(WriteError::Blocked)) {
             self.write_blocked = Some(self.write_blocked.map_or(len, |shortest| shortest.min(len)));
+            // Nothing joins what is held, and the writer waits for it.
+            self.engine.release_held();
         }
     }
 

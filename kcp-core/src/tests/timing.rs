@@ -127,6 +127,23 @@ fn write_delay_waits_for_a_full_segment_the_interval_or_a_flush() {
 }
 
 #[test]
+fn write_delay_holds_nothing_that_a_writer_waits_for() {
+    // Found by simulation: one buffer per interval, since nothing could join what was held.
+    for stream in [true, false] {
+        let mut end = lone(quiet().write_delay(true).stream(stream).mtu(124).send_buffer(90));
+        end.write(at(0), &[1; 80]).unwrap();
+        assert_eq!(sent(&mut end, at(0)), []);
+        let more = end.write(at(1), &[2; 80]);
+        assert_eq!(more, if stream { Ok(10) } else { Err(crate::WriteError::Blocked) });
+        if stream {
+            assert_eq!(end.write(at(1), &[2; 70]), Err(crate::WriteError::Blocked));
+        }
+        assert_eq!(sent(&mut end, at(1)), [(Push, 0, if stream { 90 } else { 80 })]);
+        assert_eq!(end.poll_event(), Some(crate::Event::Writable));
+    }
+}
+
+#[test]
 fn a_probe_is_answered_once_per_flush() {
     let mut end = lone(quiet());
     for _ in 0..50 {

@@ -191,6 +191,47 @@ fn the_window_counts_in_the_peers_segments_where_those_are_longer() {
 }
 
 #[test]
+fn a_read_that_skips_empty_messages_finds_what_their_room_let_in() {
+    // Found by simulation: the reader was told nothing of what came in order when the empty ones had gone.
+    let mut end = lone(quiet().stream(false).recv_window(2));
+    for sn in 0..2 {
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, b"")).unwrap();
+    }
+    end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 2, 0, b"x")).unwrap();
+    end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 3, 0, b"y")).unwrap();
+    assert_eq!(end.una().value(), 2);
+    let mut buf = [0; 5];
+    assert_eq!(end.read(at(1), &mut buf), Ok(1));
+    assert_eq!((buf[0], end.una().value()), (b'x', 4));
+    assert_eq!(end.read(at(1), &mut buf), Ok(1));
+    assert_eq!(end.read(at(1), &mut buf), Err(ReadError::Empty));
+}
+
+#[test]
+fn after_an_abort_nothing_is_read_from_behind_what_was_thrown_away() {
+    // Found by simulation: the room of what was thrown away let in what had waited for it.
+    let mut end = lone(quiet().recv_window(2));
+    for sn in 0..4 {
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, b"x")).unwrap();
+    }
+    assert_eq!(end.una().value(), 2);
+    end.abort();
+    assert_eq!(end.read(at(1), &mut [0; 9]), Err(ReadError::Closed(CloseReason::Aborted)));
+    assert_eq!(end.held().received, 0);
+    // What arrived in order before another end is still there, all of it.
+    let mut end = lone(quiet().recv_window(2));
+    for sn in 0..4 {
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 0, b"x")).unwrap();
+    }
+    end.disconnect();
+    let mut total = 0;
+    while let Ok(n) = end.read(at(1), &mut [0; 9]) {
+        total += n;
+    }
+    assert_eq!(total, 4);
+}
+
+#[test]
 fn repetitions_into_a_closed_window_do_not_make_a_dead_link() {
     let mut end = lone(quiet().dead_link(5).user_timeout(None).zero_window_timeout(None));
     end.write(at(0), b"there is no room").unwrap();

@@ -58,6 +58,31 @@ impl Byzantine {
         }
     }
 
+    /// By somebody who knows nothing but the conversation: a reset, or an acknowledgement of what was never sent.
+    pub(super) fn forge(&mut self) -> Vec<u8> {
+        let ts = self.dice.u64() as u32;
+        let header = Header {
+            conv: self.conv,
+            cmd: Command::Wins,
+            frg: 0,
+            wnd: 128,
+            ts,
+            sn: Seq::new(self.dice.below(4) as u32),
+            una: Seq::new(0xFFFF_0001),
+            len: 0,
+        };
+        if self.dice.coin() {
+            let una = Seq::new(self.dice.range(1 << 24, (1 << 31) - 1) as u32);
+            return self.segment(Header { una, ..header }, &[]);
+        }
+        let mut payload = vec![0xE1];
+        if self.dice.coin() {
+            payload.extend([6, 8, 0]);
+            payload.extend(self.dice.u64().to_le_bytes());
+        }
+        self.segment(Header { len: payload.len() as u32, ..header }, &payload)
+    }
+
     /// A datagram of its own accord.
     pub(super) fn say(&mut self, now: u64) -> Vec<u8> {
         self.next = now + self.dice.range(1, self.pace * 2);

@@ -14,7 +14,7 @@ use kcp_netsim::{Link, LinkConfig};
 
 use crate::dice::Dice;
 use crate::draw::{self, Drawn, Features, healed, ms, note};
-use crate::trace::Trace;
+use crate::trace::{Trace, command, word};
 use app::{App, Appetite, Peer, Sizes};
 use byzantine::Byzantine;
 
@@ -49,8 +49,8 @@ impl Clock {
         self.since + (at.as_micros().saturating_sub(self.base).saturating_mul(1000)).div_ceil(self.rate)
     }
 
-    const fn jump(&mut self, now: u64, by: u64) {
-        self.base = self.local(now).as_micros() + by;
+    const fn jump(&mut self, now: u64, by: i64) {
+        self.base = self.local(now).as_micros().saturating_add_signed(by);
         self.since = now;
     }
 }
@@ -114,7 +114,8 @@ enum Event {
     /// Of one direction, or both.
     Partition(u8, bool),
     Stall(u32, u64),
-    Jump(u32, u64),
+    /// Forward; back, which no source of time should do, and which must do no more harm than to delay.
+    Jump(u32, i64),
     Restart(u32),
     /// By somebody who does not know the conversation.
     Attack(u32),
@@ -330,6 +331,10 @@ impl<'a> Sim<'a> {
                 let by = dice.pick(&[1, 1000, 40_000, 25 * 86_400_000, 50 * 86_400_000]);
                 schedule.push((dice.below(chaos), Event::Jump(who, by * 1000)));
             }
+            if note(features, dice.chance(0.05), "clock steps back") {
+                let by = dice.log(1, 30_000) as i64;
+                schedule.push((dice.below(chaos), Event::Jump(who, -by * 1000)));
+            }
             if pair.trusted && note(features, dice.chance(0.2), "off-path attacker") {
                 for _ in 0..dice.range(1, 20) {
                     schedule.push((dice.below(chaos), Event::Attack(who)));
@@ -438,7 +443,7 @@ impl<'a> Sim<'a> {
                 end.next = Some(end.stalled_until);
             }
             Event::Jump(id, by) => {
-                self.trace.add(self.now, id, "clock jump", [by, 0, 0]);
+                self.trace.add(self.now, id, "clock jump", [by.unsigned_abs(), u64::from(by < 0), 0]);
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.clock.jump(self.now, by);
@@ -518,12 +523,32 @@ impl<'a> Sim<'a> {
     fn attack(&mut self, id: u32) -> Check {
         let (pair, side) = (id as usize / 2, id as usize % 2);
         let pair = &mut self.pairs[pair];
-        let mut liar = Byzantine::new(pair.conv ^ (1 + self.dice.u64() as u32 / 2), &mut self.dice, 1000);
-        let datagram = if self.dice.chance(0.1) { Vec::new() } else { liar.say(self.now) };
+        // Or knows nothing but that, and guesses a proof, or acknowledges what was never sent.
+        let forged = self.dice.chance(0.4);
+        let conv = if forged { pair.conv } else { pair.conv ^ (1 + self.dice.u64() as u32 / 2) };
+        let mut liar = Byzantine::new(conv, &mut self.dice, 1000);
+        let datagram = match () {
+            () if forged => liar.forge(),
+            () if self.dice.chance(0.1) => Vec::new(),
+            () => liar.say(self.now),
+        };
         let end = &mut pair.ends[side];
         let local = end.clock.local(self.now);
         let Some(session) = &mut end.session else { return Ok(()) };
         self.trace.add(self.now, id, "attack", [datagram.len() as u64, 0, 0]);
+        if forged {
+            let before = (session.close_reason(), session.held());
+            if session.handle_datagram(local, &datagram).is_ok() {
+                end.bytes.0 += datagram.len() as u64;
+            }
+            let after = (session.close_reason(), session.held());
+            end.next = Some(self.now.max(end.stalled_until));
+            return if before == after {
+                Ok(())
+            } else {
+                Err(format!("a forgery changed {before:?} to {after:?}"))
+            };
+        }
         let before = (session.held(), session.una(), session.poll_timeout(), session.close_reason());
         if datagram.len() >= 4
             && session.handle_datagram(local, &datagram).is_ok()
@@ -628,9 +653,9 @@ impl<'a> Sim<'a> {
             }
             let Some(idle) = end.drawn.idle else { continue };
             over = false;
-            // What was under way still arrived; clocks are up to a twentieth slow.
+            // What was under way still arrived; clocks are up to a twentieth slow, or were set back.
             let limit = idle.max(end.config.connect_timeout_after());
-            let limit = since.max(end.heard_at) + micros(limit) * 21 / 20 + 5_000_000;
+            let limit = since.max(end.heard_at) + micros(limit) * 21 / 20 + 35_000_000;
             if self.now > limit {
                 return Err(format!(
                     "silence is no error after {} s ({})",
@@ -730,15 +755,8 @@ impl Out<'_> {
     fn send(&mut self, who: u32, datagram: &[u8]) {
         self.sent += 1;
         self.trace.add_bytes(datagram);
-        let [cmd, sn, una] = summary(datagram);
-        let what = match cmd {
-            81 => "push",
-            82 => "ack",
-            83 => "wask",
-            84 => "wins",
-            _ => "datagram",
-        };
-        self.trace.add(self.now, who, what, [sn, una, datagram.len() as u64]);
+        let numbers = [word(datagram, 12), word(datagram, 16), datagram.len() as u64];
+        self.trace.add(self.now, who, command(datagram), numbers);
         self.link.send(Duration::from_micros(self.now), (self.id, datagram.to_vec()));
     }
 }
@@ -992,15 +1010,6 @@ impl End {
         }
         Ok(())
     }
-}
-
-fn summary(datagram: &[u8]) -> [u64; 3] {
-    let word = |at: usize| {
-        datagram
-            .get(at..at + 4)
-            .map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
-    };
-    [datagram.get(4).map_or(0, |&cmd| u64::from(cmd)), word(12), word(16)]
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -3,10 +3,10 @@
 mod socket;
 mod talk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use kcp_netsim::{LinkConfig, Loss, SimNet};
 use kcp_tokio::layers::{Cipher, Crypt};
 use kcp_tokio::{KcpConfig, KcpEndpoint};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, advance, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::draw::{self, Features, healed, mix, note};
-use crate::trace::Trace;
+use crate::trace::{Trace, command, word};
 use socket::{Faults, Watched, lock};
-use talk::{Plan, Said, at_most, converse, word};
+use talk::{Plan, Said, Whose, at_most, converse, kind};
 
 /// After the healing, until every conversation has ended.
 const CONVERGENCE: Duration = Duration::from_secs(240);
@@ -37,12 +37,21 @@ pub(crate) struct Shared {
     broken: Mutex<Option<String>>,
     /// Conversations, by number: to the server, from it.
     ledger: Mutex<BTreeMap<u64, [Said; 2]>>,
-    healed: watch::Sender<bool>,
+    healed: AtomicBool,
+    /// Rings then. (`watch` wakes its receivers in an order that it draws by itself.)
+    bell: Notify,
     over: AtomicBool,
+    /// How often somebody may have come in the place of who was spoken to: restarts of the server, and new addresses, to which
+    /// a tombstone does not follow.
+    upheavals: AtomicU64,
+    /// Conversations of which a server's end was dropped before it heard whose it was.
+    unheard: Mutex<BTreeSet<u32>>,
     /// No new conversations.
     stopped: AtomicBool,
     /// Errors are not expected.
     calm: bool,
+    /// Packets are not plain KCP.
+    layered: bool,
 }
 
 impl Shared {
@@ -59,32 +68,43 @@ impl Shared {
         let now = self.now();
         let mut trace = lock(&self.trace);
         trace.add_bytes(datagram);
-        trace.add(now, who, "packet", [datagram.len() as u64, 0, 0]);
+        if self.layered {
+            return trace.add(now, who, "packet", [datagram.len() as u64, 0, 0]);
+        }
+        trace.add(now, who, command(datagram), [word(datagram, 0), word(datagram, 12), word(datagram, 16)]);
     }
 
     fn failure(&self, who: u32, what: &'static str, error: &io::Error) {
         self.note(who, what, [0; 3]);
-        self.note(who, word(error), [0; 3]);
+        self.note(who, kind(error), [0; 3]);
         if self.calm {
             self.broken(format!("{what} although nothing is wrong: {error}"));
         }
     }
 
     fn broken(&self, what: String) {
+        self.note(0, "broken", [0; 3]);
+        lock(&self.trace).tell(|| what.clone());
         lock(&self.broken).get_or_insert(what);
     }
 
     fn is_healed(&self) -> bool {
-        *self.healed.borrow()
+        self.healed.load(Ordering::Relaxed)
     }
 
     async fn healed(&self) {
-        let mut healed = self.healed.subscribe();
-        let _ = healed.wait_for(|healed| *healed).await;
+        let bell = self.bell.notified();
+        if !self.is_healed() {
+            bell.await;
+        }
     }
 
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    fn upheavals(&self) -> u64 {
+        self.upheavals.load(Ordering::Relaxed)
     }
 
     fn is_stopped(&self) -> bool {
@@ -160,9 +180,26 @@ impl Host {
         Ok(())
     }
 
+    /// Its sessions move to another address.
+    fn rebind(&self, addr: SocketAddr) -> Result<(), String> {
+        self.shared.note(self.who, "rebind", [0; 3]);
+        self.shared.upheavals.fetch_add(1, Ordering::Relaxed);
+        let seed = mix(*lock(&self.seed) ^ u64::from(addr.port()));
+        let socket = Watched::bind(&self.net, self.who, addr, self.mtu, self.faults, &self.shared, seed)
+            .map_err(|error| format!("cannot bind {addr}: {error}"))?;
+        if let Some(process) = lock(&self.process).as_mut() {
+            process.endpoint.rebind_to(socket.clone());
+            process.socket = socket;
+        }
+        Ok(())
+    }
+
     /// As kill -9, and the same again.
     fn restart(&self) -> Result<(), String> {
         self.shared.note(self.who, "restart", [0; 3]);
+        if self.who == 0 {
+            self.shared.upheavals.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(process) = lock(&self.process).take() {
             process.socket.kill();
         }
@@ -196,6 +233,8 @@ impl Host {
 enum Event {
     Partition(usize, u64),
     Nat(usize),
+    /// To another socket, of another address.
+    Rebind(usize),
     Path,
     ReceiveError(usize),
     Restart(usize),
@@ -207,21 +246,25 @@ enum Event {
 async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) -> Result<u64, String> {
     let mut dice = Dice::new(mix(seed) ^ 0x57AC_4000);
     let calm = note(features, dice.chance(0.1), "calm");
+    let chaos = dice.log(200_000, 30_000_000);
+    let message = note(features, dice.chance(0.3), "message mode");
+    let plain = note(features, dice.chance(0.15), "plain peers");
+    let layers = Layering::draw(&mut dice, features);
     let shared = Arc::new(Shared {
         trace: Mutex::new(trace),
         began: Instant::now(),
         broken: Mutex::new(None),
         ledger: Mutex::new(BTreeMap::new()),
-        healed: watch::channel(false).0,
+        healed: AtomicBool::new(false),
+        bell: Notify::new(),
         over: AtomicBool::new(false),
+        upheavals: AtomicU64::new(0),
+        unheard: Mutex::default(),
         stopped: AtomicBool::new(false),
         calm,
+        layered: layers.fec.is_some() || layers.crypt.is_some(),
     });
     *lock(slot) = Some(shared.clone());
-    let chaos = dice.log(200_000, 30_000_000);
-    let message = note(features, dice.chance(0.3), "message mode");
-    let plain = note(features, dice.chance(0.15), "plain peers");
-    let layers = Layering::draw(&mut dice, features);
     let raw = layers.authenticates && !calm && dice.coin();
     let link = if calm {
         LinkConfig { delay: Duration::from_micros(dice.log(50, 50_000)), ..LinkConfig::ideal() }
@@ -448,7 +491,8 @@ async fn accept(server: Host, talk: Talk, seed: u64, handlers: Handlers) {
             None => sleep(Duration::from_millis(dice.below(3))).await,
             Some(Ok((stream, _))) => {
                 let plan = Plan::draw(&mut dice, &talk);
-                let task = converse(stream, server.who, None, plan, server.shared.clone(), dice.u64());
+                let whose = Whose { who: server.who, id: None, trusting: None };
+                let task = converse(stream, whose, plan, server.shared.clone(), dice.u64());
                 lock(&handlers).push(tokio::spawn(task));
             }
             // Killed: the next process has an endpoint of its own.
@@ -473,7 +517,8 @@ async fn dial(
         let id = mix(seed ^ n) | 1;
         let Some(endpoint) = client.endpoint().filter(|_| !shared.is_stopped()) else { continue };
         let plan = Plan::draw(&mut dice, &talk);
-        let connected = if dice.chance(0.2) {
+        let (lazy, began) = (dice.chance(0.2), shared.upheavals());
+        let connected = if lazy {
             Some(endpoint.connect_lazy(server))
         } else {
             let polls = dice.maybe(if talk.calm { 0.0 } else { 0.1 }, |dice| dice.below(4));
@@ -491,7 +536,10 @@ async fn dial(
             }
         };
         shared.ledger(id, true, |_| ());
-        let task = converse(stream, client.who, Some(id), plan, shared.clone(), dice.u64());
+        // Without a hello, or before it, nobody can tell the server's next life from this one.
+        let trusting = lazy || !stream.is_extended();
+        let whose = Whose { who: client.who, id: Some(id), trusting: trusting.then_some(began) };
+        let task = converse(stream, whose, plan, shared.clone(), dice.u64());
         if dice.coin() {
             task.await;
         } else {
@@ -516,6 +564,7 @@ fn events(dice: &mut Dice, clients: usize, chaos: u64, features: &mut Features) 
     let client = |dice: &mut Dice| 1 + dice.below(clients as u64) as usize;
     some(dice, 0.3, "partitions", &mut |dice| Event::Partition(client(dice), dice.log(1000, 20_000_000)));
     some(dice, 0.3, "NAT rebinding", &mut |dice| Event::Nat(client(dice)));
+    some(dice, 0.2, "rebind", &mut |dice| Event::Rebind(client(dice)));
     some(dice, 0.2, "path changes", &mut |_| Event::Path);
     some(dice, 0.2, "receive errors", &mut |dice| {
         Event::ReceiveError(dice.below(clients as u64 + 1) as usize)
@@ -553,8 +602,13 @@ async fn chaotic(
             }
             Event::Nat(i) => {
                 nats += 1;
+                shared.upheavals.fetch_add(1, Ordering::Relaxed);
                 shared.note(i as u32, "new address", [u64::from(nats), 0, 0]);
                 net.rebind(hosts[i].addr, SocketAddr::from(([10, 9, 0, i as u8], 20_000 + nats)));
+            }
+            Event::Rebind(i) => {
+                nats += 1;
+                hosts[i].rebind(SocketAddr::from(([10, 8, 0, i as u8], 30_000 + nats)))?;
             }
             Event::Path => {
                 let mut link = link.clone();
@@ -589,7 +643,8 @@ async fn chaotic(
         shared.note(0, "heal", [0; 3]);
         net.set_all(&healed());
     }
-    shared.healed.send_replace(true);
+    shared.healed.store(true, Ordering::Relaxed);
+    shared.bell.notify_waiters();
     Ok(())
 }
 

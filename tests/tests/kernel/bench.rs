@@ -41,10 +41,10 @@ pub(crate) fn slow() -> LinkConfig {
     }
 }
 
-/// The default, with timeouts far beyond what a busy machine adds, and a window that fits into the queue of [`slow`].
+/// The default, with timeouts far beyond what a busy machine adds. Its window is ten times the queue of [`slow`].
 pub(crate) fn session() -> SessionConfig {
     let long = Some(Duration::from_secs(120));
-    let session = SessionConfig::fast().send_window(128);
+    let session = SessionConfig::fast();
     session.idle_timeout(long).user_timeout(long).connect_timeout(Duration::from_secs(60))
 }
 
