@@ -382,9 +382,9 @@ fn copies_of_what_is_sent_again_are_bounded_unless_redundancy_is_asked_for() {
         for round in 0..40 {
             end.write(now, &[0; 64]).unwrap();
             output(&mut end, now);
-            now = now + Duration::from_secs(3);
+            now += Duration::from_secs(3);
             assert!(sent(&mut end, now).contains(&(Push, round * 2, 64)));
-            now = now + Duration::from_millis(20);
+            now += Duration::from_millis(20);
             end.write(now, &[0; 64]).unwrap();
             output(&mut end, now);
             end.handle_datagram(now, &segment(Wins, 0, 128, 0, 0, round * 2 + 2, b"")).unwrap();
