@@ -219,6 +219,17 @@ mod tests {
         assert_eq!(drain(&mut queue, Seq::new(0)).len(), 64);
     }
 
+    #[test]
+    fn a_datagram_of_them_is_repeated_and_no_more() {
+        let mut queue = AckQueue::default();
+        for sn in 0..100 {
+            queue.push(Seq::new(10 + sn), 0, Seq::new(0), 1000);
+        }
+        assert_eq!(drain(&mut queue, Seq::new(0)).len(), 100);
+        queue.push(Seq::new(500), 0, Seq::new(0), 1000);
+        assert_eq!(drain(&mut queue, Seq::new(0)).len(), 1 + MAX_REPEAT);
+    }
+
     /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.
     #[test]
     fn same_as_a_list() {

@@ -177,3 +177,117 @@ impl Flight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flight, and what it goes by: microseconds, transmissions and losses so far.
+    #[derive(Default)]
+    struct Path {
+        flight: Flight,
+        now: u64,
+        order: u64,
+        lost: u64,
+    }
+
+    impl Path {
+        fn new() -> Self {
+            Self { now: 10_000_000, ..Self::default() }
+        }
+
+        /// A round of so many microseconds, bytes that arrived and bytes that were lost; the limit after it.
+        fn round(&mut self, took: u64, bytes: usize, lost: u64, full: bool) -> u64 {
+            let at = Timestamp::from_micros;
+            self.flight.on_sent(at(self.now), self.order, self.lost);
+            if full {
+                self.flight.is_full();
+            }
+            self.now += took;
+            self.order += 1;
+            self.lost += lost;
+            self.flight.on_ack(at(self.now), bytes, self.order, self.lost, None);
+            self.flight.limit()
+        }
+    }
+
+    #[test]
+    fn twice_the_path_until_it_is_full_then_half_as_much_again() {
+        let mut path = Path::new();
+        assert_eq!(path.flight.limit(), INITIAL);
+        assert_eq!(path.round(10_000, 0, 0, true), INITIAL, "nothing has arrived");
+        let mut path = Path::new();
+        assert_eq!(path.round(10_000, 100, 0, true), LEAST);
+        // 10 bytes per microsecond, and 4 ms for timers.
+        let mut path = Path::new();
+        let limits = [(); 5].map(|()| path.round(10_000, 100_000, 0, true));
+        assert_eq!(limits, [240_000, 240_000, 190_000, 190_000, 190_000]);
+        assert_eq!(path.round(10_000, 125_000, 0, true), 237_500, "a quarter is no growth");
+        assert_eq!(path.round(10_000, 156_260, 0, true), 375_024, "more is: asked anew");
+        let mut path = Path::new();
+        let limits = [(); 5].map(|()| path.round(10_000, 100_000, 0, false));
+        assert_eq!(limits, [240_000; 5], "whoever has not met the limit knows nothing of it");
+    }
+
+    #[test]
+    fn losses_take_the_slack_and_it_comes_back_slowly() {
+        let mut path = Path::new();
+        for _ in 0..3 {
+            path.round(10_000, 100_000, 0, true);
+        }
+        assert_eq!(path.round(10_000, 100_000, 6_250, true), 190_000, "a sixteenth is nothing");
+        assert_eq!(path.round(10_000, 100_000, 6_251, true), 140_000);
+        assert_eq!(path.round(10_000, 100_000, 0, false), 140_000);
+        assert_eq!(path.round(10_000, 100_000, 0, true), 140_040);
+        // What a round delivers of more than fills the path remains.
+        let mut path = Path::new();
+        for _ in 0..3 {
+            path.round(10_000, 100_000, 0, true);
+        }
+        assert_eq!(path.round(17_000, 170_000, 17_000, true), 170_000);
+    }
+
+    #[test]
+    fn the_highest_rate_is_forgotten_after_rounds_at_the_limit() {
+        let mut path = Path::new();
+        let limits = [(); 34].map(|()| path.round(10_000, 100_000, 0, true));
+        assert_eq!(
+            (limits[14], limits[15], limits[16]),
+            (190_000, 240_000, 190_000),
+            "asked once of sixteen"
+        );
+        assert_eq!((limits[30], limits[31], limits[32]), (190_000, 240_000, 190_000));
+        // Half the rate from now on: believed when two buckets are over.
+        let limits = [(); 31].map(|()| path.round(10_000, 50_000, 0, true));
+        assert_eq!((limits[12], limits[29]), (190_000, 120_000));
+    }
+
+    #[test]
+    fn the_lowest_round_trip_is_forgotten_after_a_look_without_our_queue() {
+        let mut path = Path::new();
+        assert_eq!(path.round(10_000, 100_000, 0, false), 240_000);
+        let since = path.now;
+        while path.now + 20_000 < since + BUCKET_TIME {
+            assert_eq!(path.round(20_000, 200_000, 0, false), 240_000);
+        }
+        path.now = since + BUCKET_TIME - 20_001;
+        assert_eq!(path.round(20_000, 200_000, 0, false), 240_000);
+        assert_eq!(path.round(20_000, 200_000, 0, false), 200_000, "drained: no more than fills the path");
+        assert_eq!(path.round(15_000, 150_000, 0, false), 340_000, "what it was without our queue");
+    }
+
+    #[test]
+    fn a_round_ends_with_the_last_that_left_at_its_beginning() {
+        let at = Timestamp::from_millis;
+        let mut flight = Flight::default();
+        flight.on_sent(at(10_000), 5, 0);
+        flight.on_sent(at(10_000), 9, 0);
+        flight.on_sent(at(10_001), 20, 0);
+        flight.on_ack(at(10_010), 100_000, 9, 0, None);
+        assert_eq!(flight.limit(), INITIAL);
+        flight.on_ack(at(10_020), 100_000, 10, 0, None);
+        assert_eq!(flight.limit(), 440_000);
+        flight.on_ack(at(10_021), 0, 21, 0, Some(10_000));
+        assert_eq!(flight.limit(), 240_000, "a sample between rounds");
+    }
+}

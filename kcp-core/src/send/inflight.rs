@@ -870,6 +870,158 @@ mod tests {
         assert_eq!(ring.on_una(Seq::new(11)), (0, 0), "an old una changes nothing");
     }
 
+    /// The sn of the next rider, which then has ridden.
+    fn ride(ring: &mut Inflight, now: u64, recent: u8, end: u32) -> Option<u32> {
+        let sn = ring.next_rider(at(now), recent, Seq::new(end), 5_000, 10).map(|(sn, _)| sn)?;
+        ring.rode(sn, 9_000, at(now));
+        Some(sn.value())
+    }
+
+    #[test]
+    fn the_newest_ride_oldest_first_as_often_as_asked_once_per_time() {
+        let mut ring = filled(0, 4);
+        assert_eq!(ride(&mut ring, 20, 0, 4), None, "not asked for");
+        assert_eq!(ride(&mut ring, 6, 2, 3), Some(1), "before the end, the two newest");
+        assert_eq!(ride(&mut ring, 6, 2, 3), None, "2 left 4 ms ago, 1 has just ridden");
+        assert_eq!([(); 3].map(|()| ride(&mut ring, 7, 2, 3)), [Some(1), Some(2), None]);
+        assert_eq!([(); 2].map(|()| ride(&mut ring, 8, 2, 3)), [Some(2), None], "twice each");
+        assert_eq!(ride(&mut ring, 20, 9, 0), None, "none before the end");
+        ring.on_ack(Seq::new(0), 1000);
+        assert_eq!(ride(&mut ring, 20, 3, 4), Some(1), "not what is acknowledged");
+        // What is lost is sent again instead.
+        ring.on_ack(Seq::new(3), 1003);
+        assert_eq!(ring.detect_losses(1, 0), 2);
+        assert_eq!(ride(&mut ring, 21, 9, 4), None);
+    }
+
+    #[test]
+    fn neither_the_empty_nor_the_long_ride() {
+        let mut ring = Inflight::new(Seq::new(0));
+        for len in [0, 10, 11] {
+            ring.push(0, Bytes::from(vec![0; len]), 1, at(0));
+        }
+        assert_eq!([(); 2].map(|()| ride(&mut ring, 20, 3, 3)), [Some(1), None]);
+        // Nor where they were sent again.
+        let mut ring = filled(0, 1);
+        ring.push(0, Bytes::from(vec![0; 11]), 1, at(0));
+        ring.expire(at(101), RTO);
+        assert_eq!(due(&mut ring, at(101)).len(), 2);
+        assert_eq!(ride(&mut ring, 105, 0, 2), None, "too soon");
+        assert_eq!([(); 2].map(|()| ride(&mut ring, 106, 0, 2)), [Some(0), None]);
+    }
+
+    #[test]
+    fn of_what_was_sent_again_nothing_rides_that_is_acknowledged_or_lost_once_more() {
+        let mut ring = filled(0, 3);
+        ring.expire(at(102), RTO);
+        assert_eq!(due(&mut ring, at(102)).len(), 3);
+        ring.on_ack(Seq::new(0), 5000);
+        assert_eq!([(); 3].map(|()| ride(&mut ring, 107, 0, 3)), [Some(1), Some(2), None]);
+        let mut ring = filled(0, 2);
+        ring.expire(at(101), RTO);
+        assert_eq!(due(&mut ring, at(101)).len(), 2);
+        assert_eq!(ring.expire(at(301), RTO), 2);
+        assert_eq!(ride(&mut ring, 400, 0, 2), None);
+        assert_eq!(due(&mut ring, at(400)).len(), 2);
+        assert_eq!([(); 3].map(|()| ride(&mut ring, 405, 0, 2)), [Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn of_many_sent_again_only_so_many_ride() {
+        let mut ring = filled(0, 100);
+        ring.expire(at(200), RTO);
+        assert_eq!(due(&mut ring, at(200)).len(), 100);
+        let rides = core::iter::from_fn(|| ride(&mut ring, 300, 0, 100)).count();
+        assert_eq!(rides, MAX_FRAGILE);
+    }
+
+    #[test]
+    fn a_ride_is_an_exact_sample_and_the_timeout_begins_with_the_first() {
+        let mut ring = filled(0, 2);
+        assert_eq!(ride(&mut ring, 50, 1, 1), Some(0));
+        assert_eq!(ring.in_flight_since(Seq::new(0), 9_000), Some(at(50)));
+        assert_eq!(ring.in_flight_since(Seq::new(0), 1_000), Some(at(0)));
+        assert_eq!(ring.in_flight_since(Seq::new(1), 9_000), None, "of another");
+        assert_eq!(ring.expire(at(100), RTO), 0, "put off");
+        assert_eq!(ring.next_deadline(RTO), Some(at(101)));
+        assert_eq!(ring.expire(at(149), RTO), 1, "sn 1, which has not ridden");
+        assert_eq!(ring.expire(at(150), RTO), 1);
+        assert_eq!(ring.on_ack(Seq::new(0), 9_000), AckOutcome::Acked { sent_at: Some(at(50)) });
+        assert_eq!(ring.in_flight_since(Seq::new(0), 1_000), None, "acknowledged");
+    }
+
+    fn lone(ring: &mut Inflight) -> Option<u32> {
+        ring.next_lone().map(|(sn, _)| sn.value())
+    }
+
+    #[test]
+    fn each_that_was_sent_again_is_copied_once_in_order_or_left() {
+        let mut ring = filled(0, 5);
+        assert_eq!(lone(&mut ring), None);
+        ring.expire(at(102), RTO);
+        assert_eq!(due(&mut ring, at(102)).len(), 3);
+        assert_eq!(lone(&mut ring), Some(0));
+        assert_eq!(lone(&mut ring), Some(0), "until it is booked");
+        ring.copied(Seq::new(0), 6_000, at(103));
+        assert_eq!(ring.in_flight_since(Seq::new(0), 6_000), Some(at(103)));
+        ring.on_ack(Seq::new(1), 5_000);
+        assert_eq!(lone(&mut ring), Some(2), "1 has arrived");
+        ring.copied(Seq::new(2), 6_000, at(103));
+        assert_eq!(lone(&mut ring), None);
+        ring.expire(at(104), RTO);
+        assert_eq!(due(&mut ring, at(104)).len(), 2);
+        assert_eq!(lone(&mut ring), Some(3));
+        ring.leave_lone();
+        assert_eq!(lone(&mut ring), None);
+        assert_eq!(ring.expire(at(302), RTO), 2);
+        assert_eq!(lone(&mut ring), None, "lost once more");
+        assert_eq!(due(&mut ring, at(302)).len(), 2);
+        assert_eq!(lone(&mut ring), Some(0), "sent once more");
+    }
+
+    #[test]
+    fn the_tail_is_the_last_of_several_on_their_way_and_is_probed_for_once() {
+        let mut ring = filled(0, 1);
+        assert_eq!(ring.tail(), None, "a lone one is left to its timeout");
+        ring.push(0, Bytes::from(vec![0; 3]), 2, at(7));
+        assert_eq!(ring.tail(), Some((Seq::new(1), at(7))));
+        ring.push(0, Bytes::from(vec![0; 3]), 3, at(9));
+        ring.on_ack(Seq::new(2), 3);
+        assert_eq!(ring.tail(), Some((Seq::new(1), at(9))), "the last that is not acknowledged");
+        ring.probe(Seq::new(1), 2);
+        assert_eq!(ring.tail(), None);
+        assert_eq!((ring.on_the_way(), ring.ever_lost()), (10, 3));
+        assert_eq!(due(&mut ring, at(20)), [(1, Cause::Probe)]);
+        assert_eq!((ring.on_the_way(), ring.tail()), (13, None), "once");
+        assert_eq!(ring.on_ack(Seq::new(1), 5000), AckOutcome::Acked { sent_at: Some(at(20)) });
+        assert_eq!(ring.detect_losses(2, 0), 1, "the answer overtakes all before it");
+        assert_eq!(due(&mut ring, at(30)), [(0, Cause::Fast)]);
+        // Whatever is acknowledged allows the next.
+        for una in [true, false] {
+            let mut ring = filled(0, 4);
+            ring.probe(Seq::new(3), 1);
+            due(&mut ring, at(20));
+            assert_eq!(ring.tail(), None);
+            if una {
+                ring.on_una(Seq::new(1));
+            } else {
+                ring.on_ack(Seq::new(0), 1000);
+            }
+            assert_eq!(ring.tail(), Some((Seq::new(3), at(20))));
+        }
+    }
+
+    #[test]
+    fn the_tail_is_not_looked_for_far_from_the_end() {
+        for (acked, found) in [(TAIL as u32 - 1, true), (TAIL as u32, false)] {
+            let mut ring = filled(0, 20);
+            for sn in 20 - acked..20 {
+                ring.on_ack(Seq::new(sn), 1000 + sn);
+            }
+            assert_eq!(ring.tail().map(|(sn, _)| sn.value()), found.then(|| 19 - acked));
+        }
+    }
+
     /// Random operations against a plain map that scans everything.
     #[test]
     fn same_as_a_naive_oracle() {

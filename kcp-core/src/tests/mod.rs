@@ -14,5 +14,6 @@ mod windows;
 
 pub(crate) use util::{Rng, rounds};
 mod amplification;
+mod edges;
 mod extension;
 mod flight;
