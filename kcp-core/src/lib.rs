@@ -40,7 +40,6 @@ pub mod admission;
 mod classic;
 mod config;
 pub mod congestion;
-#[allow(clippy::as_conversions)]
 mod engine;
 mod error;
 mod kept;

@@ -5,6 +5,7 @@
 //! time of the last seconds. A loss changes neither, so a path that loses at random keeps its rate.
 
 use crate::num::at_least_one;
+use crate::num::wide;
 use crate::time::{Timestamp, saturating_micros};
 
 /// Bytes of payload on their way before the path is known: `IKCP_WND_RCV` full segments, which every peer takes.
@@ -130,7 +131,7 @@ impl Flight {
 
     /// So many payload bytes were acknowledged; everything before position `arrived` has arrived or is late.
     pub(super) fn on_ack(&mut self, now: Timestamp, bytes: usize, arrived: u64, lost: u64, rtt: Option<u64>) {
-        self.delivered = self.delivered.saturating_add(bytes as u64);
+        self.delivered = self.delivered.saturating_add(wide(bytes));
         if let Some(rtt) = rtt {
             self.on_rtt(now, rtt);
         }

@@ -6,6 +6,7 @@ use super::Engine;
 use super::transmit::HELD_UNIT;
 use crate::congestion::AckInfo;
 use crate::error::InputError;
+use crate::num::{size, wide};
 use crate::send::inflight::AckOutcome;
 use crate::seq::Seq;
 use crate::stats::bump;
@@ -66,7 +67,7 @@ impl Engine {
             }
         };
         bump(&mut self.stats.datagrams_received);
-        self.stats.bytes_received = self.stats.bytes_received.wrapping_add(datagram.len() as u64);
+        self.stats.bytes_received = self.stats.bytes_received.wrapping_add(wide(datagram.len()));
 
         let (una_before, closed_before) = (self.inflight.una(), self.peer_window == 0);
         let unacked_before = self.inflight.bytes();
@@ -215,7 +216,7 @@ impl Engine {
         let rcv_nxt = self.assembler.next();
         self.longest = self.longest.max(payload.len());
         let ahead = header.sn.offset_from(rcv_nxt);
-        let beyond = ahead.is_some_and(|ahead| ahead >= self.params.rcv_wnd as usize);
+        let beyond = ahead.is_some_and(|ahead| ahead >= size(self.params.rcv_wnd));
         let duplicate = !beyond && self.assembler.has(header.sn);
         if beyond || (!duplicate && !self.has_room_for(header.sn, rcv_nxt, payload.len())) {
             // Not acknowledged: it will come again when there is room. Who was invited to send it is told that there is none.
@@ -224,7 +225,7 @@ impl Engine {
             return;
         }
         applied.pushes = applied.pushes.saturating_add(1);
-        let limit = (self.params.rcv_wnd as usize).saturating_mul(2);
+        let limit = size(self.params.rcv_wnd).saturating_mul(2);
         if duplicate {
             // Acknowledged again: the first ACK may have been lost.
             self.stats.rarely(|rare| &mut rare.duplicates);
@@ -236,7 +237,7 @@ impl Engine {
         applied.fresh = applied.fresh.saturating_add(1);
         self.announcer.on_data();
         let frg = header.frg;
-        if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < self.params.rcv_wnd as usize {
+        if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < size(self.params.rcv_wnd) {
             self.assembler.bypass();
             if self.takes(payload.len()) {
                 self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
@@ -256,7 +257,7 @@ impl Engine {
 
     /// Moves what has become in order to the reader while it has room; true when it can be read.
     fn deliver(&mut self) -> bool {
-        while self.reader.len() < self.params.rcv_wnd as usize {
+        while self.reader.len() < size(self.params.rcv_wnd) {
             let Some(len) = self.assembler.front().map(|(_, payload)| payload.len()) else { break };
             let wanted = self.takes(len);
             if wanted && let Some((frg, payload)) = self.assembler.front() {
@@ -269,7 +270,7 @@ impl Engine {
 
     /// Counts a segment in order of `len` bytes; whether it is for the reader.
     fn takes(&mut self, len: usize) -> bool {
-        self.stats.payload_received = self.stats.payload_received.wrapping_add(len as u64);
+        self.stats.payload_received = self.stats.payload_received.wrapping_add(wide(len));
         if self.params.stream && len == 0 {
             // Legal, means nothing in a stream, and must neither stall the reader nor look like EOF.
             self.stats.rarely(|rare| &mut rare.empty_segments);
@@ -327,7 +328,7 @@ impl Engine {
 
     /// The `wnd` of everything that leaves now.
     pub(super) fn free_window(&self) -> u16 {
-        let free = (self.params.rcv_wnd as usize).saturating_sub(self.reader.len());
+        let free = size(self.params.rcv_wnd).saturating_sub(self.reader.len());
         let room = self.params.recv_buffer.saturating_sub(self.held().received);
         // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
         let longest = self.segment_len();

@@ -16,6 +16,7 @@ use crate::admission::NOTHING_ACKED;
 use crate::config::{SessionConfig, mss_of};
 use crate::congestion::{BoxedController, Classic, Off};
 use crate::error::WriteError;
+use crate::num::{size, wide};
 use crate::rare::Rare;
 use crate::recv::assembler::Assembler;
 use crate::recv::reader::ReadQueue;
@@ -484,7 +485,7 @@ impl Engine {
     /// Segments that wait or are in flight (`ikcp_waitsnd`).
     pub(crate) fn waitsnd(&self) -> usize {
         let queued = self.queue.segments(self.params.stream, self.params.mss());
-        queued.saturating_add(self.inflight.len() as usize)
+        queued.saturating_add(size(self.inflight.len()))
     }
 
     /// Since when data in flight has made no progress. Data that the peer has acknowledged but cannot deliver (its
@@ -525,8 +526,8 @@ impl Engine {
         stats.flight_limit = self.flight_limit();
         stats.peer_window = self.peer_window;
         stats.in_flight = self.inflight.len();
-        stats.unsent_bytes = self.queue.bytes() as u64;
-        stats.unread_bytes = self.reader.bytes() as u64;
+        stats.unsent_bytes = wide(self.queue.bytes());
+        stats.unread_bytes = wide(self.reader.bytes());
         stats
     }
 
@@ -542,7 +543,7 @@ impl Engine {
     }
 
     pub(super) fn is_flight_full(&self) -> bool {
-        self.inflight.on_the_way() as u64 >= self.flight_limit()
+        wide(self.inflight.on_the_way()) >= self.flight_limit()
     }
 
     /// Caps what is sent until the peer's address is proven.
@@ -632,7 +633,7 @@ impl Engine {
         let received = self.stats.bytes_received.saturating_sub(unproven.received);
         let sent = self.stats.bytes_sent.saturating_sub(unproven.sent);
         let lead = unproven.lead.map_or(0, Lead::len);
-        received.saturating_mul(AMPLIFICATION).saturating_sub(sent).saturating_sub(lead as u64)
+        received.saturating_mul(AMPLIFICATION).saturating_sub(sent).saturating_sub(wide(lead))
     }
 
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
@@ -653,14 +654,14 @@ impl Engine {
         }
         let mss = mss.saturating_sub(self.lead_room());
         let part = usize::try_from(self.allowance() / AMPLIFICATION).unwrap_or(usize::MAX);
-        let enough = self.allowance() > HEADER_LEN as u64;
+        let enough = self.allowance() > wide(HEADER_LEN);
         part.saturating_sub(HEADER_LEN).max(usize::from(enough)).min(mss)
     }
 
     fn may_send_new(&self) -> bool {
         let longest = self.new_len();
         let next = self.queue.next_len(self.params.stream, longest).unwrap_or(0);
-        longest > 0 && HEADER_LEN.saturating_add(next) as u64 <= self.allowance()
+        longest > 0 && wide(HEADER_LEN.saturating_add(next)) <= self.allowance()
     }
 
     /// Whether the peer echoed too many timestamps that were never sent, before it proved its address.
@@ -671,7 +672,7 @@ impl Engine {
     /// Appends a datagram as it is, if it may leave.
     pub(crate) fn write_answer(&mut self, datagram: &[u8], buf: &mut Vec<u8>) -> Option<Transmit> {
         let len = datagram.len();
-        if len as u64 > self.allowance() {
+        if wide(len) > self.allowance() {
             return None;
         }
         buf.extend_from_slice(datagram);
@@ -689,7 +690,7 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         let len = HEADER_LEN.saturating_add(payload.len());
-        (len as u64 <= self.allowance()).then(|| self.write_bare(now, cmd, payload, buf))
+        (wide(len) <= self.allowance()).then(|| self.write_bare(now, cmd, payload, buf))
     }
 
     /// The same to an address that is not the peer's, or not yet.
@@ -712,8 +713,8 @@ impl Engine {
     }
 
     pub(super) const fn count_sent(&mut self, run: &Transmit) {
-        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(run.datagrams as u64);
-        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(run.len as u64);
+        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(wide(run.datagrams));
+        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(wide(run.len));
     }
 
     /// When this very transmission left, if it is in flight.
@@ -724,7 +725,7 @@ impl Engine {
     /// Appends the answer to data of a session that was not known before it: to one of ours that has had a session here it
     /// says that it is gone, to everybody else nothing.
     pub(crate) fn write_denial(&mut self, sn: Seq, ts: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
-        if DENIAL_LEN as u64 > self.allowance() {
+        if wide(DENIAL_LEN) > self.allowance() {
             return None;
         }
         self.push_denial(sn, ts, buf);
@@ -773,7 +774,7 @@ impl Engine {
 
     /// When the engine has something to do next; a time in the past when it has something to send now.
     pub(crate) fn deadline(&mut self) -> Option<Timestamp> {
-        if (self.ask || self.tell) && self.allowance() >= HEADER_LEN as u64 {
+        if (self.ask || self.tell) && self.allowance() >= wide(HEADER_LEN) {
             return Some(Timestamp::ZERO);
         }
         let first_rto = self.first_rto();
@@ -785,14 +786,14 @@ impl Engine {
                 (a, b) => a.or(b),
             };
         };
-        if !self.withholds_acks() && self.allowance() >= HEADER_LEN as u64 {
+        if !self.withholds_acks() && self.allowance() >= wide(HEADER_LEN) {
             consider(self.ack_due);
         }
         consider(probe);
         consider(self.announcer.next());
         consider(self.prober.next());
         if let Some(len) = self.inflight.peek_due().map(|(_, _, slot)| slot.data.len()) {
-            if HEADER_LEN.saturating_add(len) as u64 <= self.allowance() && !self.is_flight_full() {
+            if wide(HEADER_LEN.saturating_add(len)) <= self.allowance() && !self.is_flight_full() {
                 consider(Some(self.paced_until.unwrap_or(Timestamp::ZERO)));
             }
         } else if !self.queue.is_empty()

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Engine;
+use crate::num::{size, wide};
 use crate::rtt::RttEstimator;
 use crate::send::inflight::{Cause, SMALL};
 use crate::seq::Seq;
@@ -11,7 +12,7 @@ use crate::time::Timestamp;
 use crate::wire::datagram::{DatagramWriter, Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Header};
 
-const HEADER_BYTES: u64 = HEADER_LEN as u64;
+const HEADER_BYTES: u64 = wide(HEADER_LEN);
 
 /// A copy rides this part of `interval` after its original at the earliest: what is lost is often lost together.
 const RIDE_GAP_DIVISOR: u64 = 4;
@@ -53,7 +54,7 @@ impl Engine {
             buf.truncate(start);
             return None;
         };
-        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(lead.len() as u64);
+        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(wide(lead.len()));
         let len = run.len.saturating_add(lead.len());
         Some(Transmit { stride: len, len, ..run })
     }
@@ -117,10 +118,10 @@ impl Engine {
         let una = self.inflight.una();
         let flight = self.flight_limit();
         loop {
-            let on_the_way = self.inflight.on_the_way() as u64;
+            let on_the_way = wide(self.inflight.on_the_way());
             let Some((sn, cause, slot)) = self.inflight.peek_due() else { break };
             // But for the first, which asks whether there is room.
-            let wanted = sn.offset_from(una).is_none_or(|i| i < self.peer_window as usize);
+            let wanted = sn.offset_from(una).is_none_or(|i| i < size(self.peer_window));
             if !wanted && sn != una {
                 self.inflight.stall();
                 continue;
@@ -169,7 +170,7 @@ impl Engine {
                 self.congestion.on_app_limited(now);
                 return;
             };
-            if self.inflight.on_the_way() as u64 >= flight {
+            if wide(self.inflight.on_the_way()) >= flight {
                 return self.flight_is_full(now);
             }
             match room.fits(HEADER_LEN.saturating_add(len), writer) {
@@ -197,7 +198,7 @@ impl Engine {
             }
             self.note_proof(sn, ts);
             bump(&mut self.stats.segments_sent);
-            self.stats.payload_sent = self.stats.payload_sent.wrapping_add(len as u64);
+            self.stats.payload_sent = self.stats.payload_sent.wrapping_add(wide(len));
         }
     }
 
@@ -264,7 +265,7 @@ impl Engine {
         let rcv_nxt = self.assembler.next();
         let template = self.header(Command::Ack, CONTROL_SN, 0);
         // Bytes already in this run count against the allowance too.
-        let mut room = self.allowance().saturating_sub(writer.len() as u64) / HEADER_BYTES;
+        let mut room = self.allowance().saturating_sub(wide(writer.len())) / HEADER_BYTES;
         let mut may_send = || {
             let yes = room > 0;
             room = room.saturating_sub(1);
@@ -393,13 +394,13 @@ struct Room {
 impl Room {
     /// Nothing changes before room and budget are known to suffice.
     fn fits(&mut self, len: usize, writer: &mut DatagramWriter<'_>) -> Fit {
-        if len as u64 > self.bytes {
+        if wide(len) > self.bytes {
             return Fit::Paced;
         }
         if !writer.reserve(len, self.max_datagrams) {
             return Fit::RunEnds;
         }
-        self.bytes = self.bytes.saturating_sub(len as u64);
+        self.bytes = self.bytes.saturating_sub(wide(len));
         Fit::Yes
     }
 }
