@@ -49,6 +49,7 @@ fn an_unanswered_keepalive_is_repeated_every_quarter_and_an_answer_ends_that() {
     }
     end.handle_datagram(at(14_030), &segment(Wins, 0, 128, 0, 0, 0, b"")).unwrap();
     assert_eq!(end.poll_timeout(), Some(at(22_030)));
+    assert_eq!(end.stats().probes_sent, 4);
 }
 
 #[test]
@@ -352,7 +353,7 @@ fn an_idle_end_gives_back_what_it_keeps() {
         end.handle_datagram(now + Duration::from_millis(40), &segment(Ack, 0, 128, 0, una - 1, una, b""))
             .unwrap();
     }
-    assert_eq!(end.stats().in_flight, 0);
+    assert_eq!((end.stats().in_flight, end.stats().payload_sent), (0, 500_000));
     assert_eq!(end.kept_since(), Some(at(9_940)));
     end.trim();
     assert_eq!(end.kept_since(), None);
@@ -438,4 +439,14 @@ fn after_a_transport_failed_what_arrived_can_be_read() {
     assert_eq!((end.close_reason(), end.has_lost_data()), (Some(CloseReason::Aborted), true));
     assert_eq!(end.read(at(0), &mut [0; 8]), Ok(3));
     assert_eq!(end.read(at(0), &mut [0; 8]), Err(ReadError::Closed(CloseReason::Aborted)));
+}
+
+#[test]
+fn before_a_hello_nothing_else_is_heard() {
+    let mut end = Session::accept(77, Arc::new(quiet()), Seed::from_u64(1), at(0));
+    end.handle_datagram(at(0), &control(Wins, &Control::Datagram(b"d"))).unwrap();
+    end.handle_datagram(at(0), &control(Wins, &Control::Ping { nonce: 1 })).unwrap();
+    assert_eq!(end.recv_datagram(), None);
+    assert_eq!(sent(&mut end, at(0)), []);
+    assert_eq!(end.poll_timeout(), None);
 }
