@@ -56,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = session.write(at, b"some data to be acknowledged");
         let _ = session.handle_datagram(at, datagram);
         // The same from another address.
-        let _ = session.proves_path(datagram, 1);
+        let _ = session.proves_path(datagram, 1) || session.begins_elsewhere(datagram);
         session.handle_timeout(at);
         out.clear();
         while session.poll_transmit(at, Framing::default(), &mut out).is_some() {}

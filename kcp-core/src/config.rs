@@ -24,7 +24,8 @@ pub struct NoDelay {
     /// How many transmissions sent later must be acknowledged before a segment counts as lost and is sent again at
     /// once. **Not a time.** 0 turns fast retransmit off.
     pub resend: u32,
-    /// True turns congestion control **off**: then only the two windows limit the sender.
+    /// True turns congestion control **off**: then the two windows limit the sender, and in a session
+    /// [`pacing`](SessionConfig::pacing).
     pub nc: bool,
 }
 

@@ -4,8 +4,7 @@
 //! The measures are those of BBR (draft-ietf-ccwg-bbr): the highest delivery rate of the last rounds and the lowest round-trip
 //! time of the last seconds. A loss changes neither, so a path that loses at random keeps its rate.
 
-use crate::num::at_least_one;
-use crate::num::wide;
+use crate::num::{at_least_one, wide};
 use crate::time::{Timestamp, saturating_micros};
 
 /// Bytes of payload on their way before the path is known: `IKCP_WND_RCV` full segments, which every peer takes.
@@ -89,13 +88,13 @@ impl Flight {
         if rate == 0 {
             return INITIAL;
         }
-        let time = match () {
-            () if self.draining > 0 => rtt,
-            // Does the path take more? Asked at every round until it does not, then at one of sixteen.
-            () if self.level < LEVEL_ROUNDS || self.rounds == 0 => {
-                rtt.saturating_mul(2).saturating_add(self.slack).saturating_sub(LEAST_SLACK)
-            }
-            () => self.filled().saturating_add(self.slack).saturating_sub(LEAST_SLACK),
+        // Does the path take more? Asked at every round until it does not, then at one of sixteen.
+        let asks = self.level < LEVEL_ROUNDS || self.rounds == 0;
+        let filled = if asks { rtt.saturating_mul(2) } else { self.filled() };
+        let time = if self.draining > 0 {
+            rtt
+        } else {
+            filled.saturating_add(self.slack).saturating_sub(LEAST_SLACK)
         };
         (rate.saturating_mul(time) / 1_000_000).max(LEAST)
     }
@@ -114,7 +113,7 @@ impl Flight {
     }
 
     /// Sending has stopped at the limit.
-    pub(super) const fn is_full(&mut self) {
+    pub(super) const fn met_limit(&mut self) {
         if let Some(round) = &mut self.round {
             round.full = true;
         }
@@ -136,10 +135,10 @@ impl Flight {
             self.on_rtt(now, rtt);
         }
         let Some(round) = self.round.take_if(|round| round.last < arrived) else { return };
-        let took = saturating_micros(now.saturating_since(round.began)).max(1);
-        self.on_rtt(now, took);
+        let took = at_least_one(saturating_micros(now.saturating_since(round.began)));
+        self.on_rtt(now, took.get());
         let delivered = self.delivered.saturating_sub(round.delivered);
-        let (rate, known) = (delivered.saturating_mul(1_000_000) / at_least_one(took), self.rate());
+        let (rate, known) = (delivered.saturating_mul(1_000_000) / took, self.rate());
         self.rates[0] = self.rates[0].max(rate);
         if rate > known.saturating_add(known / 4) {
             self.level = 0;
@@ -201,7 +200,7 @@ mod tests {
             let at = Timestamp::from_micros;
             self.flight.on_sent(at(self.now), self.order, self.lost);
             if full {
-                self.flight.is_full();
+                self.flight.met_limit();
             }
             self.now += took;
             self.order += 1;

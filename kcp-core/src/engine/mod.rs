@@ -28,8 +28,9 @@ use crate::stats::{Counters, Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
 use crate::wire::control::{Control, MAGIC};
 use crate::wire::datagram::Transmit;
-use crate::wire::{Command, HEADER_LEN};
+use crate::wire::{Command, HEADER_LEN, Header};
 use flight::{Flight, INITIAL};
+use transmit::{CONTROL_SN, append};
 use window::{Announcer, Prober};
 
 /// `ikcp_send` refuses a message of 128 fragments and more, and so may a peer's receiver.
@@ -619,10 +620,7 @@ impl Engine {
             Lead::Answer { token, echo } => {
                 let mut payload = alloc::vec![MAGIC];
                 Control::HelloAck { token, echo }.encode(&mut payload);
-                let mut header = self.header(Command::Wins, Seq::new(1), self.clock.stamp(now));
-                header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-                buf.extend_from_slice(&header.encode());
-                buf.extend_from_slice(&payload);
+                append(self.header(Command::Wins, CONTROL_SN, self.clock.stamp(now)), &payload, buf);
             }
         }
     }
@@ -676,9 +674,7 @@ impl Engine {
             return None;
         }
         buf.extend_from_slice(datagram);
-        let run = Transmit { datagrams: 1, stride: len, len };
-        self.count_sent(&run);
-        Some(run)
+        Some(self.count_one(len))
     }
 
     /// Appends a datagram of one control segment.
@@ -701,13 +697,15 @@ impl Engine {
         payload: &[u8],
         buf: &mut Vec<u8>,
     ) -> Transmit {
-        let len = HEADER_LEN.saturating_add(payload.len());
-        let mut header = self.header(cmd, Seq::new(1), self.clock.stamp(now));
-        header.len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        buf.extend_from_slice(&header.encode());
-        buf.extend_from_slice(payload);
-        let run = Transmit { datagrams: 1, stride: len, len };
+        let header = self.header(cmd, CONTROL_SN, self.clock.stamp(now));
         self.announcer.told(u32::from(header.wnd));
+        append(header, payload, buf);
+        self.count_one(HEADER_LEN.saturating_add(payload.len()))
+    }
+
+    /// Counts a datagram that is a run of its own.
+    pub(super) const fn count_one(&mut self, len: usize) -> Transmit {
+        let run = Transmit { datagrams: 1, stride: len, len };
         self.count_sent(&run);
         run
     }
@@ -729,18 +727,13 @@ impl Engine {
             return None;
         }
         self.push_denial(sn, ts, buf);
-        let run = Transmit { datagrams: 1, stride: DENIAL_LEN, len: DENIAL_LEN };
-        self.count_sent(&run);
-        Some(run)
+        Some(self.count_one(DENIAL_LEN))
     }
 
     fn push_denial(&self, sn: Seq, ts: u32, buf: &mut Vec<u8>) {
-        let mut header = self.header(Command::Wins, sn, ts);
-        header.len = 1;
         // It would not be in flight any more, and the echo would prove nothing.
-        header.una = sn.plus(NOTHING_ACKED);
-        buf.extend_from_slice(&header.encode());
-        buf.push(MAGIC);
+        let una = sn.plus(NOTHING_ACKED);
+        append(Header { una, ..self.header(Command::Wins, sn, ts) }, &[MAGIC], buf);
     }
 
     /// Everything accepted has been sent at least once.

@@ -25,7 +25,7 @@ const FIRST_COPIES: u64 = 8;
 const PROBE_SLACK: u64 = 2_000;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
-const CONTROL_SN: Seq = Seq::new(1);
+pub(super) const CONTROL_SN: Seq = Seq::new(1);
 
 impl Engine {
     /// Appends one run of datagrams to `buf`, or returns `None` when nothing is due. To be called until it does.
@@ -233,7 +233,7 @@ impl Engine {
     fn flight_is_full(&mut self, now: Timestamp) {
         let flight = self.flight.make();
         flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
-        flight.is_full();
+        flight.met_limit();
     }
 
     /// Whether what was sent again may ride once more. (What `redundancy` asks for is paid for anyway.)
@@ -341,15 +341,9 @@ impl Engine {
         payload: &[u8],
         buf: &mut Vec<u8>,
     ) -> Transmit {
-        let mut header = self.header(Command::Wask, Seq::new(0), self.clock.stamp(now));
-        header.len = wire_len(payload.len());
-        buf.extend_from_slice(&header.encode());
-        buf.extend_from_slice(payload);
+        append(self.header(Command::Wask, Seq::new(0), self.clock.stamp(now)), payload, buf);
         self.stats.rarely(|rare| &mut rare.probes_sent);
-        let len = HEADER_LEN.saturating_add(payload.len());
-        let run = Transmit { datagrams: 1, stride: len, len };
-        self.count_sent(&run);
-        run
+        self.count_one(HEADER_LEN.saturating_add(payload.len()))
     }
 
     /// Segments that may be in flight: the smallest of the three windows.
@@ -427,6 +421,12 @@ const MAX_BACKOFF: u64 = 60_000_000;
 /// In modes 1 and 2, which are for low latency: after a burst of losses a lone segment must not wait much longer than a path
 /// takes to recover.
 const MAX_FAST_BACKOFF: u64 = 2_000_000;
+
+/// Appends a segment whose payload is not data.
+pub(super) fn append(header: Header, payload: &[u8], buf: &mut Vec<u8>) {
+    buf.extend_from_slice(&Header { len: wire_len(payload.len()), ..header }.encode());
+    buf.extend_from_slice(payload);
+}
 
 /// A payload never exceeds a datagram.
 fn wire_len(len: usize) -> u32 {

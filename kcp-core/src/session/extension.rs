@@ -170,6 +170,11 @@ struct Search {
 /// How often.
 const MAX_SEARCHES: u8 = 10;
 
+/// What follows a wait for an answer that did not come.
+fn longer(wait: u64) -> u64 {
+    (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT)
+}
+
 /// With a small mtu not all that is owed fits one datagram: the rest leaves with the next. A record is `RECORD_OVERHEAD` and so
 /// many numbers.
 fn has_room(payload: &[u8], numbers: usize, limit: usize) -> bool {
@@ -188,7 +193,7 @@ impl Seldom {
         let Some(search) = self.search.as_mut().filter(|search| search.next <= now) else { return false };
         let wait = search.wait.unwrap_or(rto).min(MAX_FIN_WAIT);
         search.next = now.plus_micros(wait);
-        search.wait = Some(wait.saturating_mul(3) / 2);
+        search.wait = Some(longer(wait));
         search.left = search.left.saturating_sub(1);
         if search.left == 0 {
             self.search = None;
@@ -204,7 +209,7 @@ impl Seldom {
         {
             Control::Fin { sn: *sn, token }.encode(payload);
             *next = now.plus_micros(*wait);
-            *wait = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
+            *wait = longer(*wait);
         }
         if has_room(payload, 2, limit)
             && let Some(sn) = self.fin_ack.take()
@@ -561,7 +566,7 @@ impl Extension {
     }
 
     /// Nothing is to be said, now or later, while the stream goes on: at a glance.
-    pub(super) const fn is_silent(&self) -> bool {
+    const fn is_silent(&self) -> bool {
         let owed = self.hello_ack | self.token | self.reset | self.ping_owed;
         let timed = self.next_hello.is_some() | self.repeat_ack.is_some();
         !(owed | timed | self.pong.is_some() | self.denial.is_some() | self.seldom.get().is_some())
@@ -569,6 +574,9 @@ impl Extension {
 
     /// When there is something to send next.
     pub(super) fn next(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
+        if !shutdown && self.is_silent() {
+            return None;
+        }
         let repeat = self.repeat_ack.filter(|_| !self.answer_came).map(|(at, _)| at);
         if engine.is_mute() && !self.reset {
             return if self.hello_ack || self.denial.is_some() { Some(Timestamp::ZERO) } else { repeat };
@@ -626,8 +634,7 @@ impl Extension {
             && let Some(echo) = self.peer
         {
             let wait = self.repeat_ack.map_or(HELLO_WAIT, |(_, wait)| wait);
-            let longer = (wait.saturating_mul(3) / 2).min(MAX_FIN_WAIT);
-            self.repeat_ack = Some((now.plus_micros(wait), longer));
+            self.repeat_ack = Some((now.plus_micros(wait), longer(wait)));
             Control::HelloAck { token: self.own, echo }.encode(&mut payload);
         }
         if let Some(token) = self.peer.filter(|_| !mute) {

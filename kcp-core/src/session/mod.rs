@@ -488,7 +488,7 @@ impl Session {
         if wait || !self.extension.is_on() || self.is_closed() {
             return None;
         }
-        let nonce = mix(self.path_secret ^ path);
+        let nonce = self.path_nonce(path);
         self.next_challenge = Some(now.plus_micros(CHALLENGE_INTERVAL));
         let mut payload = alloc::vec![MAGIC];
         Control::PathChallenge { nonce }.encode(&mut payload);
@@ -504,11 +504,8 @@ impl Session {
             return false;
         }
         let (own, _) = self.extension.tokens();
-        let answer = Control::PathResponse { nonce: mix(self.path_secret ^ path), token: own };
-        let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
-        let proven = segments.any(|(_, payload)| {
-            controls(payload).is_some_and(|mut all| all.any(|control| control == answer))
-        });
+        let answer = Control::PathResponse { nonce: self.path_nonce(path), token: own };
+        let proven = self.is_said(datagram, |_, control| control == answer);
         if proven {
             self.next_challenge = None;
             self.engine.validate();
@@ -521,17 +518,26 @@ impl Session {
     /// may be sent to the new address is three times of what comes from there.
     pub fn begins_elsewhere(&mut self, datagram: &[u8]) -> bool {
         let (_, Some(token)) = self.extension.tokens() else { return false };
-        let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
-        let same = segments.any(|(header, payload)| {
-            header.cmd == Command::Wask
-                && controls(payload)
-                    .is_some_and(|mut all| all.any(|control| control == Control::Hello { token }))
-        });
+        let hello = Control::Hello { token };
+        let same = self.is_said(datagram, |cmd, control| cmd == Command::Wask && control == hello);
         let begins = same && !self.engine.is_validated() && !self.is_closed();
         if begins {
             self.engine.distrust_anew();
         }
         begins
+    }
+
+    /// What is asked at an address.
+    const fn path_nonce(&self, path: u64) -> u64 {
+        mix(self.path_secret ^ path)
+    }
+
+    /// Whether a datagram of this conversation, from wherever it came, carries such a control message.
+    fn is_said(&self, datagram: &[u8], wanted: impl Fn(Command, Control<'_>) -> bool) -> bool {
+        let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
+        segments.any(|(header, payload)| {
+            controls(payload).is_some_and(|mut all| all.any(|control| wanted(header.cmd, control)))
+        })
     }
 
     /// The path has changed: what is in flight may be lost, and is repeated without backoff; nothing is known of what the new
@@ -632,9 +638,6 @@ impl Session {
     }
 
     fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {
-        if self.extension.is_silent() && !self.shutdown {
-            return None;
-        }
         // The end of a session is not the end of its stream: what was not sent is forgotten, and would be missed by nobody.
         let shutdown = self.shutdown && !self.is_closed();
         let limit = self.config.mss();
@@ -681,11 +684,7 @@ impl Session {
                 // Until it shows our token, nothing of it can be answered.
                 if self.engine.is_mute() { None } else { self.engine.deadline() },
                 self.liveness.next(&self.config, &self.engine, &self.extension),
-                if self.extension.is_silent() && !self.shutdown {
-                    None
-                } else {
-                    self.extension.next(self.shutdown, &self.engine)
-                },
+                self.extension.next(self.shutdown, &self.engine),
             ],
         };
         deadlines.into_iter().flatten().min()

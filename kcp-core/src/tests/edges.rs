@@ -124,14 +124,20 @@ fn a_wrong_token_is_as_good_as_none() {
     assert!(!pair.ends[0].is_drained());
 }
 
-#[test]
-fn a_token_proves_an_address_and_another_does_not() {
+/// A server that a client's hello has come to, and that datagram.
+fn greeted() -> (Session, Vec<u8>) {
     let config = Arc::new(quiet());
     let mut server = Session::accept(77, config.clone(), Seed::from_u64(1), at(0));
     let mut client = Session::connect(77, config, Seed::from_u64(2), at(0));
     let mut probe = vec![];
     client.poll_transmit(at(0), crate::Framing::default(), &mut probe).unwrap();
     server.handle_datagram(at(0), &probe).unwrap();
+    (server, probe)
+}
+
+#[test]
+fn a_token_proves_an_address_and_another_does_not() {
+    let (mut server, _) = greeted();
     let own = server.epitaph().own;
     server.handle_datagram(at(0), &control(Wins, &Control::Token { token: own ^ 1 })).unwrap();
     assert!(!server.is_validated());
@@ -290,12 +296,7 @@ fn a_datagram_is_told_when_there_was_none() {
 /// A bare `WINS` beside it might arrive alone, and look like a plain peer's.
 #[test]
 fn a_hello_is_answered_by_one_segment() {
-    let config = Arc::new(quiet());
-    let mut server = Session::accept(77, config.clone(), Seed::from_u64(1), at(0));
-    let mut client = Session::connect(77, config, Seed::from_u64(2), at(0));
-    let mut probe = vec![];
-    client.poll_transmit(at(0), crate::Framing::default(), &mut probe).unwrap();
-    server.handle_datagram(at(0), &probe).unwrap();
+    let (mut server, probe) = greeted();
     let all: Vec<_> = output(&mut server, at(0)).into_iter().flatten().collect();
     assert_eq!(all.len(), 1, "{all:?}");
     assert!(matches!(controls(&all[0].1).unwrap().next(), Some(Control::HelloAck { .. })));

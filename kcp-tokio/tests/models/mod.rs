@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use kcp_core::{Held, Seed, SessionConfig, Timestamp};
 
@@ -18,6 +18,23 @@ use crate::registry::{Filed, Key, Named, Registry};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, STEPS, TASKS, block_on, check, lock, thread};
 use crate::waiters::Waiters;
+
+/// What `futures::task::AtomicWaker` promises, by simpler means.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicWaker(Mutex<Option<Waker>>);
+
+impl AtomicWaker {
+    pub(crate) fn register(&self, waker: &Waker) {
+        *lock(&self.0) = Some(waker.clone());
+    }
+
+    pub(crate) fn wake(&self) {
+        let waker = lock(&self.0).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
 
 /// As much of a session as the shared parts know.
 struct Session {
