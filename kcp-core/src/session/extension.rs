@@ -566,17 +566,19 @@ impl Extension {
     }
 
     /// Nothing is to be said, now or later, while the stream goes on: at a glance.
-    const fn is_silent(&self) -> bool {
+    pub(super) const fn is_silent(&self) -> bool {
         let owed = self.hello_ack | self.token | self.reset | self.ping_owed;
         let timed = self.next_hello.is_some() | self.repeat_ack.is_some();
         !(owed | timed | self.pong.is_some() | self.denial.is_some() | self.seldom.get().is_some())
     }
 
-    /// When there is something to send next.
+    /// When there is something to send next. Asked several times a datagram, and mostly there is nothing.
+    #[inline]
     pub(super) fn next(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
-        if !shutdown && self.is_silent() {
-            return None;
-        }
+        if shutdown || !self.is_silent() { self.next_message(shutdown, engine) } else { None }
+    }
+
+    fn next_message(&self, shutdown: bool, engine: &Engine) -> Option<Timestamp> {
         let repeat = self.repeat_ack.filter(|_| !self.answer_came).map(|(at, _)| at);
         if engine.is_mute() && !self.reset {
             return if self.hello_ack || self.denial.is_some() { Some(Timestamp::ZERO) } else { repeat };

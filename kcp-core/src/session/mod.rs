@@ -638,12 +638,15 @@ impl Session {
     }
 
     fn transmit_control(&mut self, now: Timestamp, buf: &mut Vec<u8>) -> Option<Transmit> {
+        // What every datagram passes: nothing below is computed for it.
+        if self.extension.is_silent() && !self.shutdown {
+            return None;
+        }
         // The end of a session is not the end of its stream: what was not sent is forgotten, and would be missed by nobody.
         let shutdown = self.shutdown && !self.is_closed();
-        let limit = self.config.mss();
         // What may not be sent to an address that is not proven is lost, as it might be on the way.
         while self.extension.next(shutdown, &self.engine).is_some_and(|at| at <= now) {
-            let nonces = &mut self.ping_nonces;
+            let (limit, nonces) = (self.config.mss(), &mut self.ping_nonces);
             let (cmd, payload) =
                 self.extension.take(now, shutdown, limit, || next_nonce(nonces), &self.engine)?;
             let run = self.engine.write_payload(now, cmd, &payload, buf);
