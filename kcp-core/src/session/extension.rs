@@ -509,7 +509,7 @@ impl Extension {
         matches!(self.fin(), Fin::Acked)
     }
 
-    /// Everything is said in both directions.
+    /// Everything is said in both directions, if nothing more is written.
     pub(super) fn is_finished(&self, engine: &Engine) -> bool {
         self.is_fin_acked() && engine.is_drained() && self.is_complete(engine) && self.fin_ack().is_none()
     }

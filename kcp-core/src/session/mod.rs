@@ -284,6 +284,8 @@ impl Session {
             let reason = match self.extension.apply(now, &header, payload, &mut self.engine) {
                 Verdict::Nothing => continue,
                 Verdict::Reset if opening => CloseReason::Refused,
+                // Our last word to it was lost, and its last acknowledgement came with this.
+                Verdict::Reset if self.is_finished() => CloseReason::Finished,
                 Verdict::Reset => CloseReason::Reset,
                 Verdict::Broken => CloseReason::ProtocolError,
             };
@@ -868,9 +870,15 @@ impl Session {
             // Nobody will read it. Ours is delivered.
             self.close(CloseReason::Aborted);
         }
-        if !self.is_closed() && self.shutdown && self.extension.is_finished(&self.engine) {
+        // A peer that is not told of its last segment takes the answer to its next ping for a reset.
+        if !self.is_closed() && self.is_finished() && !self.owes_acks() {
             self.close(CloseReason::Finished);
         }
+    }
+
+    /// Everything is said in both directions.
+    fn is_finished(&self) -> bool {
+        self.shutdown && self.extension.is_finished(&self.engine)
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -889,8 +897,8 @@ impl Session {
         self.engine.forget(false);
     }
 
-    /// Starts elsewhere in the sequence: tests and fuzzing have no time to get to its wrap.
-    #[cfg(any(test, fuzzing))]
+    /// Starts elsewhere in the sequence, before anything is said: tests have no time to get to its wrap.
+    #[doc(hidden)]
     pub fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
         self.engine.set_initial_sn(snd, rcv);
     }

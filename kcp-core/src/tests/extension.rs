@@ -143,6 +143,57 @@ fn the_end_comes_after_every_byte_and_only_then() {
     assert_eq!((end, got.as_slice()), (ReadError::EndOfStream, b"last words".as_slice()));
 }
 
+/// The last data of end 1 was overtaken by its end, and by that of end 0: what end 1 sends at last.
+fn overtaken(pair: &mut Pair) -> Vec<u8> {
+    pair.ends[0].shutdown();
+    pair.run_for(Duration::from_secs(1));
+    let now = pair.now;
+    pair.ends[1].write(now, b"last words").unwrap();
+    pair.ends[1].shutdown();
+    let [data, fin] = &datagrams(&mut pair.ends[1], now)[..] else { panic!("data, then its end") };
+    pair.ends[0].handle_datagram(now, fin).unwrap();
+    for answer in datagrams(&mut pair.ends[0], now) {
+        pair.ends[1].handle_datagram(now, &answer).unwrap();
+    }
+    data.clone()
+}
+
+#[test]
+fn whoever_has_heard_everything_says_so_before_it_is_finished() {
+    let mut pair = dialled(&quiet(), &lossy(0), 1);
+    let data = overtaken(&mut pair);
+    let now = pair.now;
+    pair.ends[0].handle_datagram(now, &data).unwrap();
+    let acks = datagrams(&mut pair.ends[0], now + Duration::from_millis(10));
+    assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Finished));
+    for ack in acks {
+        let _ = pair.ends[1].handle_datagram(now, &ack);
+    }
+    assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Finished));
+}
+
+#[test]
+fn where_all_was_said_and_heard_a_reset_from_the_grave_is_a_good_end() {
+    let mut pair = dialled(&quiet().keepalive(Some(Duration::from_secs(1))), &lossy(0), 1);
+    let data = overtaken(&mut pair);
+    let now = pair.now;
+    pair.ends[0].handle_datagram(now, &data).unwrap();
+    // The last acknowledgement is lost, and the next thing to be sent is a sign of life.
+    let _ = datagrams(&mut pair.ends[0], now + Duration::from_millis(10));
+    let epitaph = pair.ends[0].epitaph();
+    let mut answer = None;
+    while answer.is_none() {
+        pair.now = pair.ends[1].poll_timeout().unwrap();
+        pair.ends[1].handle_timeout(pair.now);
+        let pings =
+            datagrams(&mut pair.ends[1], pair.now).into_iter().filter(|ping| ping[4] == Command::Wask as u8);
+        answer = pings.filter_map(|ping| answer_for(&ping, Some(&epitaph))).next();
+    }
+    let _ = pair.ends[1].handle_datagram(pair.now, &answer.unwrap());
+    assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Finished));
+    assert!(!pair.ends[1].has_lost_data());
+}
+
 #[test]
 fn another_end_or_data_beyond_it_is_a_broken_peer() {
     for beyond in [false, true] {
