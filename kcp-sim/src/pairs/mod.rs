@@ -23,6 +23,8 @@ pub(crate) type Check = Result<(), String>;
 
 /// In global microseconds from the healing: by then everything has finished or failed.
 const CONVERGENCE: u64 = 240_000_000;
+/// What has arrived is acknowledged after so long at the latest, and two intervals.
+const ACKNOWLEDGED: u64 = 200_000;
 /// From then on what the bad network has left behind, long timeouts above all, is over.
 const RECOVERY: u64 = 5_000_000;
 /// After everybody has gone, nothing may be left to do.
@@ -31,6 +33,9 @@ const SERVICES_PER_MS: u32 = 1000;
 const IDLE_WAKEUPS: u32 = 8;
 /// As in `kcp-tokio`.
 const HALF_OPEN: Duration = ms(10_000);
+
+/// Whose a datagram is: the pair's, and which life of the end that sent it.
+type Label = (u32, u64);
 
 /// The local clock of an end: it starts anywhere, runs too fast or slow, and jumps.
 #[derive(Debug)]
@@ -129,13 +134,19 @@ struct End {
     allowed: Allowed,
     /// Where the clock on the wire begins, if not anywhere.
     ts_offset: Option<u32>,
+    trusted: bool,
+    /// The life of the peer that answered the hello.
+    peer_life: Option<u64>,
+    /// What has arrived and was not acknowledged, and since when.
+    owed: Option<(Seq, u64)>,
     session: Option<Session>,
     /// Of the session that has ended here.
     epitaph: Option<Epitaph>,
     byzantine: Option<Byzantine>,
     clock: Clock,
     stalled_until: u64,
-    inbox: Vec<Vec<u8>>,
+    /// With the life of the peer that sent it.
+    inbox: Vec<(u64, Vec<u8>)>,
     app: App,
     /// Opened by a plain probe.
     probed: bool,
@@ -209,6 +220,7 @@ impl Pair {
                 end.allowed = Allowed::new(first[side]);
             }
         }
+        self.ends.iter_mut().for_each(|end| end.trusted = self.trusted);
         if note(features, dice.chance(0.3), "ts wraps") {
             for end in &mut self.ends {
                 let local = (end.clock.base / 1000) as u32;
@@ -278,7 +290,7 @@ struct Sim<'a> {
     dice: Dice,
     trace: &'a mut Trace,
     pairs: Vec<Pair>,
-    links: [Link<(u32, Vec<u8>)>; 2],
+    links: [Link<(Label, Vec<u8>)>; 2],
     plans: [LinkConfig; 2],
     schedule: VecDeque<(u64, Event)>,
     healed_at: Option<u64>,
@@ -418,6 +430,9 @@ impl<'a> Sim<'a> {
                 first: [0; 2],
                 allowed: Allowed::new(0),
                 ts_offset: None,
+                trusted: false,
+                peer_life: None,
+                owed: None,
                 session: None,
                 epitaph: None,
                 byzantine: None,
@@ -571,10 +586,10 @@ impl<'a> Sim<'a> {
             }
             let mut touched = 0u64;
             for way in 0..2 {
-                while let Some((id, datagram)) = self.links[way].poll(self.elapsed()) {
+                while let Some(((id, life), datagram)) = self.links[way].poll(self.elapsed()) {
                     // Way 0 leads to the second end.
                     let side = 1 - way;
-                    self.pairs[id as usize].ends[side].inbox.push(datagram);
+                    self.pairs[id as usize].ends[side].inbox.push((life, datagram));
                     touched |= 1 << (id * 2 + side as u32);
                 }
             }
@@ -611,6 +626,7 @@ impl<'a> Sim<'a> {
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.stalled_until = self.now + time;
+                end.owed = None;
                 end.next = Some(end.stalled_until);
             }
             Event::Jump(id, by) => {
@@ -618,6 +634,7 @@ impl<'a> Sim<'a> {
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.clock.jump(self.now, by);
+                end.owed = None;
                 end.next = Some(self.now.max(end.stalled_until));
             }
             Event::Restart(id) => {
@@ -641,6 +658,7 @@ impl<'a> Sim<'a> {
                 past.datagrams = past.datagrams.max(datagrams);
                 end.app.restarted();
                 end.allowed = Allowed::new(end.first[0]);
+                end.owed = None;
                 (end.session, end.epitaph) = (None, None);
                 (end.accepted, end.probed, end.half_open_until) = (false, false, None);
                 (end.bytes, end.lost_data, end.closed_at) = ((0, 0), None, None);
@@ -652,10 +670,11 @@ impl<'a> Sim<'a> {
             Event::Attack(id) => return self.attack(id),
             Event::Inject(id) => {
                 let (pair, side) = who(id);
+                let life = self.pairs[pair].ends[1 - side].incarnation;
                 let mut liar = Byzantine::new(self.pairs[pair].conv, &mut self.dice, 1000);
                 let datagram = liar.say(self.now);
                 self.trace.add(self.now, id, "inject", [datagram.len() as u64, 0, 0]);
-                self.pairs[pair].ends[side].inbox.push(datagram);
+                self.pairs[pair].ends[side].inbox.push((life, datagram));
                 self.pairs[pair].ends[side].next =
                     Some(self.now.max(self.pairs[pair].ends[side].stalled_until));
             }
@@ -786,7 +805,8 @@ impl<'a> Sim<'a> {
             view.lengths = if view.lengths.is_empty() { &past.lengths } else { view.lengths };
             view.shut |= past.shut;
         }
-        let mut out = Out { id: id as u32, now, link, trace: self.trace, sent: 0, events: 0 };
+        let mut out =
+            Out { id: id as u32, life: end.incarnation, now, link, trace: self.trace, sent: 0, events: 0 };
         end.turn(conv, pair.seed, &view, &mut out).map_err(|what| format!("{what} ({who})"))?;
         let past = past.as_ref().filter(|_| side == 0);
         end.check_promises(peer, trusted, pair.restarted, past).map_err(|what| format!("{what} ({who})"))?;
@@ -930,8 +950,10 @@ impl<'a> Sim<'a> {
 /// Where a turn's output goes.
 struct Out<'a> {
     id: u32,
+    /// Of whoever sends.
+    life: u64,
     now: u64,
-    link: &'a mut Link<(u32, Vec<u8>)>,
+    link: &'a mut Link<(Label, Vec<u8>)>,
     trace: &'a mut Trace,
     sent: u64,
     events: u64,
@@ -943,7 +965,7 @@ impl Out<'_> {
         self.trace.add_bytes(datagram);
         let numbers = [word(datagram, 12), word(datagram, 16), datagram.len() as u64];
         self.trace.add(self.now, who, command(datagram), numbers);
-        self.link.send(Duration::from_micros(self.now), (self.id, datagram.to_vec()));
+        self.link.send(Duration::from_micros(self.now), ((self.id, self.life), datagram.to_vec()));
     }
 }
 
@@ -955,10 +977,10 @@ impl End {
         })
     }
 
-    fn lie(&mut self, now: u64, id: u32, link: &mut Link<(u32, Vec<u8>)>, trace: &mut Trace) {
+    fn lie(&mut self, now: u64, id: u32, link: &mut Link<(Label, Vec<u8>)>, trace: &mut Trace) {
         let Some(liar) = &mut self.byzantine else { return };
         let mut answers = Vec::new();
-        for datagram in self.inbox.drain(..) {
+        for (_, datagram) in self.inbox.drain(..) {
             liar.hear(&datagram, &mut answers);
         }
         if now < liar.until {
@@ -970,7 +992,7 @@ impl End {
             answers.clear();
             self.next = None;
         }
-        let mut out = Out { id, now, link, trace, sent: 0, events: 0 };
+        let mut out = Out { id, life: 0, now, link, trace, sent: 0, events: 0 };
         for datagram in answers {
             out.send(self.who, &datagram);
         }
@@ -980,8 +1002,9 @@ impl End {
         let local = self.clock.local(out.now);
         let mut caused = !self.inbox.is_empty();
         let (extended, drained) = (self.extended, self.app.drained);
-        for datagram in std::mem::take(&mut self.inbox) {
-            self.receive(conv, seed, local, &datagram, out)?;
+        self.check_acknowledged(out.now)?;
+        for (life, datagram) in std::mem::take(&mut self.inbox) {
+            self.receive(conv, seed, local, life, &datagram, out)?;
         }
         let Some(session) = &mut self.session else {
             self.next = None;
@@ -1029,6 +1052,7 @@ impl End {
             }
         }
         self.told |= extended && !drained && self.app.drained;
+        self.check_acknowledged(out.now)?;
         let Some(session) = &mut self.session else { return Ok(()) };
         if self.accepted {
             self.app.check_awake(session)?;
@@ -1076,6 +1100,7 @@ impl End {
         conv: u32,
         seed: u64,
         local: Timestamp,
+        life: u64,
         datagram: &[u8],
         out: &mut Out<'_>,
     ) -> Check {
@@ -1107,12 +1132,51 @@ impl End {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let proven = session.is_validated();
+        let before = (session.held().sent, session.una());
         if session.handle_datagram(local, datagram).is_err() {
             out.trace.add(out.now, self.who, "refused", [datagram.len() as u64, 0, 0]);
+            if session.is_closed() {
+                // There is nobody to be told.
+                self.owed = None;
+            }
         } else {
             self.allowed.hear(datagram, conv, [proven, session.is_validated()]);
+            self.owed = self.owed.or(arrived(datagram, session).map(|sn| (sn, out.now)));
+        }
+        if session.is_extended() {
+            let known = *self.peer_life.get_or_insert(life);
+            let after = (session.held().sent, session.una());
+            if self.trusted
+                && self.role != Role::Listens
+                && known != life
+                && before != after
+                && !session.is_closed()
+            {
+                return Err(format!("life {life} was taken for life {known}"));
+            }
         }
         Ok(())
+    }
+
+    /// What has arrived is acknowledged soon.
+    fn check_acknowledged(&mut self, now: u64) -> Check {
+        let limit = ACKNOWLEDGED + 2 * micros(self.drawn.interval);
+        let Some(session) = self.session.as_ref().filter(|session| self.trusted && session.is_validated())
+        else {
+            self.owed = None;
+            return Ok(());
+        };
+        match self.owed {
+            Some((sn, since)) if !session.is_closed() && now > since + limit => Err(format!(
+                "{} has arrived, and was not acknowledged for {} ms",
+                sn.value(),
+                (now - since) / 1000
+            )),
+            Some((sn, _)) if session.close_reason() == Some(CloseReason::Finished) => {
+                Err(format!("finished, but {} was not acknowledged", sn.value()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The first segment as it would be if both sequences had begun with 0, which is what tells a beginning.
@@ -1156,8 +1220,11 @@ impl End {
                 let Ok(segments) = Segments::parse(datagram, session.conv()) else {
                     return Err("a datagram that cannot be parsed was sent".into());
                 };
-                for (header, _) in segments.filter(|(header, _)| header.cmd == Command::Push) {
-                    self.allowed.send(header.sn)?;
+                for (header, _) in segments {
+                    if header.cmd == Command::Push {
+                        self.allowed.send(header.sn)?;
+                    }
+                    self.owed.take_if(|(sn, _)| sn.is_before(header.una));
                 }
                 self.bytes.1 += datagram.len() as u64;
                 if self.role == Role::Listens && !session.is_validated() && self.bytes.1 > 3 * self.bytes.0 {
@@ -1232,6 +1299,13 @@ impl End {
         }
         Ok(())
     }
+}
+
+/// The last data of a datagram that was taken which has arrived in order, now or before.
+fn arrived(datagram: &[u8], session: &Session) -> Option<Seq> {
+    let segments = Segments::parse(datagram, session.conv()).ok()?;
+    let pushes = segments.filter(|(header, _)| header.cmd == Command::Push).map(|(header, _)| header.sn);
+    pushes.filter(|sn| sn.is_before(session.una())).last()
 }
 
 fn micros(duration: Duration) -> u64 {
