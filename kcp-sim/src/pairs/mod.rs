@@ -1132,7 +1132,7 @@ impl End {
         }
         if self.session.is_none() {
             let window = self.config.recv_window_segments();
-            let first = first_segment(&self.from_zero(datagram), window);
+            let first = first_segment(&self.shifted(datagram), window);
             let Some((found, opening)) = first.filter(|&(found, _)| found == conv) else {
                 return self.answer(answer_for(datagram, None), datagram, out);
             };
@@ -1195,7 +1195,7 @@ impl End {
     }
 
     /// The first segment as it would be if both sequences had begun with 0, which is what tells a beginning.
-    fn from_zero(&self, datagram: &[u8]) -> Vec<u8> {
+    fn shifted(&self, datagram: &[u8]) -> Vec<u8> {
         let mut datagram = datagram.to_vec();
         if datagram.len() >= HEADER_LEN {
             let probe = datagram[4] == Command::Wask as u8;
