@@ -296,6 +296,8 @@ struct Sim<'a> {
     plans: [LinkConfig; 2],
     schedule: VecDeque<(u64, Event)>,
     healed_at: Option<u64>,
+    /// When nothing that the bad network has left behind can excuse anything any more.
+    well_at: Option<u64>,
     dark_at: Option<u64>,
     /// Nothing is wrong with network, clocks and executors.
     calm: bool,
@@ -366,6 +368,7 @@ impl<'a> Sim<'a> {
             plans,
             schedule: schedule.into(),
             healed_at: None,
+            well_at: None,
             dark_at: None,
             calm,
         }
@@ -578,7 +581,7 @@ impl<'a> Sim<'a> {
                     self.stuck()
                 ));
             }
-            if self.healed_at.is_some_and(|at| self.now <= at + RECOVERY && next > at + RECOVERY) {
+            if self.well_at.take_if(|at| next > *at).is_some() {
                 self.pairs.iter_mut().for_each(Pair::hope);
             }
             self.now = self.now.max(next);
@@ -717,6 +720,9 @@ impl<'a> Sim<'a> {
     fn heal(&mut self) {
         self.trace.add(self.now, 0, "heal", [0; 3]);
         self.healed_at = Some(self.now);
+        // What waits in a queue is still in the way.
+        let arrived = self.links.iter().filter_map(|link| link.last_due()).map(micros_up).max();
+        self.well_at = Some(arrived.unwrap_or(0).max(self.now) + RECOVERY);
         for link in &mut self.links {
             link.set_partitioned(false);
             link.set_config(healed());
