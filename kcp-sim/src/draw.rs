@@ -35,6 +35,8 @@ pub(crate) struct Drawn {
     pub(crate) interval: Duration,
     /// Nothing that ends a session by itself is as usual.
     pub(crate) odd_timeouts: bool,
+    /// Mode 0: the wait for the next repetition doubles up to a minute.
+    pub(crate) doubles: bool,
 }
 
 /// Every parameter of a session, each left at its preset half of the time.
@@ -43,7 +45,9 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
     let (mut idle, mut user, mut zero) = (Some(ms(30_000)), Some(ms(60_000)), Some(ms(120_000)));
     let mut odd_timeouts = false;
     let mut drawn_interval = ms(40);
-    let mut config = match dice.below(4) {
+    let preset = dice.below(4);
+    let mut doubles = preset == 0;
+    let mut config = match preset {
         0 => SessionConfig::normal(),
         1 => SessionConfig::fast(),
         2 => SessionConfig::turbo(),
@@ -65,8 +69,10 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         let longest = dice.pick(&[200, 200, 200, 200, 200, 200, 200, 200, 200, 5000]);
         let interval = dice.log(1, longest);
         drawn_interval = ms(interval);
+        let nodelay = dice.below(3) as u8;
+        doubles = nodelay == 0;
         config = config.nodelay(NoDelay {
-            nodelay: dice.below(3) as u8,
+            nodelay,
             interval: ms(interval),
             resend: dice.below(6) as u32,
             nc: dice.coin(),
@@ -119,6 +125,7 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         send_window,
         interval: drawn_interval,
         odd_timeouts,
+        doubles,
     }
 }
 

@@ -119,7 +119,7 @@ struct Unproven {
     /// Bytes received from, and sent to, addresses before this one.
     received: u64,
     sent: u64,
-    /// What is told while nothing is acknowledged.
+    /// What was told last before nothing more was to be acknowledged: less would look like another's.
     una: Seq,
     lead: Option<Lead>,
 }
@@ -642,6 +642,14 @@ impl Engine {
         self.withheld_una().is_some()
     }
 
+    /// What leaves tells the true `una`.
+    pub(super) fn note_una(&mut self) {
+        let una = self.assembler.next();
+        if let Some(unproven) = self.unproven.get_mut() {
+            unproven.una = una;
+        }
+    }
+
     /// What is told instead of the true `una` while that is so.
     pub(super) fn withheld_una(&self) -> Option<Seq> {
         let waits = || !self.queue.is_empty() || self.inflight.has_unacked();
@@ -706,6 +714,9 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Transmit {
         let header = self.header(cmd, CONTROL_SN, self.clock.stamp(now));
+        if !self.withholds_acks() {
+            self.note_una();
+        }
         self.announcer.told(u32::from(header.wnd));
         append(header, payload, buf);
         self.count_one(HEADER_LEN.saturating_add(payload.len()))

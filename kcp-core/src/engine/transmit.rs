@@ -84,6 +84,7 @@ impl Engine {
         // Data must not starve ACKs: the last datagram of a run is theirs.
         let for_data = if control && max > 1 { max.saturating_sub(1) } else { max };
         let first_new = self.inflight.nxt();
+        let withheld = self.withholds_acks();
         let mut writer = DatagramWriter::new(buf, mtu);
         self.write_data(now, for_data, &mut writer);
         let data = !writer.is_empty();
@@ -95,6 +96,9 @@ impl Engine {
             self.write_riders(now, first_new, &mut writer);
         }
         let run = writer.finish()?;
+        if !withheld {
+            self.note_una();
+        }
         self.announcer.told(u32::from(self.free_window()));
         self.count_sent(&run);
         self.congestion.on_pkt_sent(now, run.len);

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use kcp_netsim::{LinkConfig, Loss};
 
-use super::util::{Pair, START, pattern, quiet, segment};
+use super::util::{Pair, START, output, pattern, quiet, segment};
 use crate::wire::Command;
 use crate::{CloseReason, Framing, Seed, Session, SessionConfig, Timestamp};
 
@@ -83,6 +83,30 @@ fn a_plain_client_behind_a_bad_network_gets_its_answer() {
         });
         assert!(got == answer, "seed {seed}");
     }
+}
+
+#[test]
+fn what_was_acknowledged_stays_so_while_answers_wait_for_the_proof() {
+    // Found by simulation: a client took the silence about what it knew to be acknowledged for that of a restarted peer.
+    let config = Arc::new(quiet().extensions(false));
+    let mut server = Session::accept(77, config, Seed::from_u64(3), Timestamp::ZERO);
+    let push = |sn| segment(Command::Push, 0, 128, 5, sn, 0, b"some");
+    let told = |server: &mut Session, ms| {
+        let all = output(server, Timestamp::from_millis(ms));
+        all.into_iter().flatten().map(|(header, _)| header.una.value()).collect::<vec::Vec<_>>()
+    };
+    server.handle_datagram(Timestamp::ZERO, &push(0)).unwrap();
+    assert_eq!(told(&mut server, 20), [1]);
+    server.write(Timestamp::from_millis(20), &[7; 1000]).unwrap();
+    assert_eq!(told(&mut server, 20), [1], "data, and nothing new");
+    server.handle_datagram(Timestamp::from_millis(30), &push(1)).unwrap();
+    let wask = segment(Command::Wask, 0, 128, 0, 1, 0, b"");
+    server.handle_datagram(Timestamp::from_millis(30), &wask).unwrap();
+    assert_eq!(
+        told(&mut server, 30),
+        [1],
+        "the answer to the probe does not acknowledge what came meanwhile"
+    );
 }
 
 #[test]

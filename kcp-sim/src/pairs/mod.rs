@@ -235,9 +235,13 @@ impl Pair {
     /// Whether from now on nothing but success will do.
     fn hope(&mut self) {
         let well = |end: &End| {
-            let open =
-                end.session.as_ref().is_some_and(|session| !session.is_closed() && !session.is_connecting());
-            open && end.accepted && !end.drawn.odd_timeouts && !end.app.gone()
+            let Some(session) = end.session.as_ref().filter(|session| !session.is_closed()) else {
+                return false;
+            };
+            // Until its peer's address is proven it may lack what it takes to answer.
+            let slow = end.drawn.doubles && session.stats().in_flight > 0;
+            let able = !session.is_connecting() && session.is_validated() && !slow;
+            able && end.accepted && !end.drawn.odd_timeouts && !end.app.gone()
         };
         self.hopeful = self.trusted && !self.restarted && self.ends.iter().all(well);
     }
