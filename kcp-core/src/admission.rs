@@ -54,6 +54,7 @@ pub struct Epitaph {
     /// Everything before has been received.
     pub una: Seq,
     pub(crate) own: u64,
+    /// Of a peer that has shown that it means this session.
     pub(crate) peer: Option<u64>,
 }
 
@@ -69,7 +70,13 @@ pub fn answer_for(datagram: &[u8], epitaph: Option<&Epitaph>) -> Option<Vec<u8>>
         let mut answer = vec![];
         match header.cmd {
             // Our last acknowledgement was lost. The window is 0: nothing more is taken.
-            Command::Push if una.is_some_and(|una| header.sn.is_before(una)) => {}
+            Command::Push if una.is_some_and(|una| header.sn.is_before(una)) => {
+                if epitaph.is_some_and(|epitaph| epitaph.peer.is_none()) {
+                    // Nor is it ours to acknowledge if one of our kind means who was here before; to a plain peer it is the same.
+                    answer.push(MAGIC);
+                    (sn, ts) = (header.sn, header.ts);
+                }
+            }
             Command::Push => {
                 // Proves itself by the echo; to a plain peer it acknowledges nothing and leaves the window open.
                 answer.push(MAGIC);

@@ -242,6 +242,12 @@ impl<P: Payload> Link<P> {
         self.flying.first_key_value().map(|(&(due, _), _)| due)
     }
 
+    /// When the last of the packets under way is due. Those that are put in now do not overtake it, whatever the configuration.
+    #[must_use]
+    pub fn last_due(&self) -> Option<Duration> {
+        self.flying.last_key_value().map(|(&(due, _), _)| due)
+    }
+
     /// Packets under way.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -28,6 +28,8 @@ const ERRORS_IN_A_ROW: u32 = 16;
 const LONGEST_DEAFNESS: Duration = Duration::from_millis(100);
 /// Timers per turn.
 const FIRINGS: usize = 4096;
+/// Sleeps in a row that may be over at once: a deadline that stayed in the past would keep the thread for ever.
+const SHORT_SLEEPS: u32 = 16;
 
 /// A future that ends when nobody uses the socket any more, or the socket fails for good. Dropped with its runtime it
 /// tells every session.
@@ -204,6 +206,7 @@ impl Future for Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        let mut sleeps = 0;
         while let Some(at) = this
             .shard
             .agenda
@@ -222,7 +225,9 @@ impl Future for Driver {
                 break;
             }
             this.sleeps_until = None;
+            sleeps += 1;
             if this.fire(this.shard.hub.now())
+                || sleeps >= SHORT_SLEEPS
                 || this.deaf_until.is_some()
                 || unused_at.is_some()
                 || publish_at.is_some()

@@ -70,6 +70,10 @@ impl Controller for Classic {
 
     fn on_mss(&mut self, mss: usize) {
         self.mss = at_least_one(wide(mss));
+        if self.cwnd == 1 {
+            // Nothing is earned yet.
+            self.incr = self.mss.get();
+        }
     }
 }
 
@@ -98,6 +102,19 @@ mod tests {
             cc.on_ack(now, &ack(64));
         }
         assert_eq!(cc.window(), 64);
+    }
+
+    #[test]
+    fn another_mss_before_anything_is_earned_is_the_unit_from_the_start() {
+        let mut cc = Classic::new(1376);
+        cc.on_mss(100);
+        let now = Timestamp::ZERO;
+        let windows = core::iter::repeat_with(|| {
+            cc.on_ack(now, &ack(64));
+            cc.window()
+        });
+        // ikcp: incr 100, 200, 200 + 50 + 6 = 256, 256 + 39 + 6 = 301 = 4 segments, rounded up.
+        assert_eq!(windows.take(3).collect::<alloc::vec::Vec<_>>(), [2, 2, 4]);
     }
 
     #[test]

@@ -119,6 +119,8 @@ struct Unproven {
     /// Bytes received from, and sent to, addresses before this one.
     received: u64,
     sent: u64,
+    /// What is told while nothing is acknowledged.
+    una: Seq,
     lead: Option<Lead>,
 }
 
@@ -637,7 +639,13 @@ impl Engine {
     /// While data waits for the proof of the peer's address, nothing is acknowledged: an acknowledged peer may fall silent,
     /// one that repeats itself gives us more to answer with.
     pub(super) fn withholds_acks(&self) -> bool {
-        !self.is_validated() && (!self.queue.is_empty() || self.inflight.has_unacked())
+        self.withheld_una().is_some()
+    }
+
+    /// What is told instead of the true `una` while that is so.
+    pub(super) fn withheld_una(&self) -> Option<Seq> {
+        let waits = || !self.queue.is_empty() || self.inflight.has_unacked();
+        self.unproven.get().filter(|_| waits()).map(|unproven| unproven.una)
     }
 
     /// Longest payload that a new segment may have now; 0: none may be sent. Before the peer's address is proven it is one
@@ -836,10 +844,12 @@ impl Engine {
         self.inflight.next_deadline(first_rto)
     }
 
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
         self.inflight = Inflight::new(Seq::new(snd));
         self.assembler.set_next(Seq::new(rcv));
+        if let Some(unproven) = self.unproven.get_mut() {
+            unproven.una = Seq::new(rcv);
+        }
     }
 }
 

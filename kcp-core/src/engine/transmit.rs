@@ -332,7 +332,7 @@ impl Engine {
     }
 
     pub(super) fn header(&self, cmd: Command, sn: Seq, ts: u32) -> Header {
-        let una = if self.withholds_acks() { Seq::new(0) } else { self.assembler.next() };
+        let una = self.withheld_una().unwrap_or(self.assembler.next());
         let wnd = self.free_window();
         Header { conv: self.conv, cmd, frg: 0, wnd, ts, sn, una, len: 0 }
     }

@@ -215,9 +215,7 @@ impl Assembler {
         }
     }
 
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn set_next(&mut self, next: Seq) {
-        assert!(self.is_empty());
+    pub(crate) const fn set_next(&mut self, next: Seq) {
         self.next = next;
     }
 }

@@ -54,8 +54,10 @@ enum Fin {
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(super) enum Life {
     Ours,
-    /// It knows no hello, and cannot prove that it should: what opened it may have been repeated by the network.
-    Doubtful,
+    /// It knows no hello. Proven: it had better, for it denies what is in flight; else the network may have repeated what opened it.
+    Denied {
+        proven: bool,
+    },
     Other,
 }
 
@@ -300,8 +302,7 @@ impl Extension {
     pub(super) fn life(&self, header: &Header, payload: &[u8], engine: &Engine) -> Life {
         match controls(payload).map(|mut all| all.next()) {
             _ if header.cmd != Command::Wins => Life::Ours,
-            Some(None) if self.is_forgotten(header, engine) => Life::Other,
-            Some(None) if payload.len() == 1 => Life::Doubtful,
+            Some(None) if payload.len() == 1 => Life::Denied { proven: self.is_forgotten(header, engine) },
             Some(Some(Control::HelloAck { token, echo })) if echo == self.own && Some(token) != self.peer => {
                 Life::Other
             }
@@ -453,21 +454,22 @@ impl Extension {
         Verdict::Nothing
     }
 
-    /// A right one ends the session; guessing is made hopeless.
     fn on_reset(&mut self, now: Timestamp, proven: bool) -> Verdict {
+        if self.believes_reset(now, proven, true) { Verdict::Reset } else { Verdict::Nothing }
+    }
+
+    /// A right one ends the session; guessing is made hopeless. What leads other segments is no guess: it spoils them.
+    pub(super) fn believes_reset(&mut self, now: Timestamp, proven: bool, guess: bool) -> bool {
         let seldom = self.seldom.make();
-        if now < seldom.ignore_resets_until {
-            return Verdict::Nothing;
+        let deaf = now < seldom.ignore_resets_until;
+        if !deaf && !proven && guess {
+            seldom.wrong_resets = seldom.wrong_resets.saturating_add(1);
+            if seldom.wrong_resets >= MAX_WRONG_RESETS {
+                seldom.wrong_resets = 0;
+                seldom.ignore_resets_until = now.plus_micros(RESET_DEAFNESS);
+            }
         }
-        if proven {
-            return Verdict::Reset;
-        }
-        seldom.wrong_resets = seldom.wrong_resets.saturating_add(1);
-        if seldom.wrong_resets >= MAX_WRONG_RESETS {
-            seldom.wrong_resets = 0;
-            seldom.ignore_resets_until = now.plus_micros(RESET_DEAFNESS);
-        }
-        Verdict::Nothing
+        proven && !deaf
     }
 
     fn on_fin(&mut self, sn: Seq, engine: &Engine) -> Verdict {
@@ -509,7 +511,7 @@ impl Extension {
         matches!(self.fin(), Fin::Acked)
     }
 
-    /// Everything is said in both directions.
+    /// Everything is said in both directions, if nothing more is written.
     pub(super) fn is_finished(&self, engine: &Engine) -> bool {
         self.is_fin_acked() && engine.is_drained() && self.is_complete(engine) && self.fin_ack().is_none()
     }

@@ -196,7 +196,7 @@ impl Session {
         }
         let opening = self.is_connecting();
         let received = self.engine.una();
-        self.check_life(datagram)?;
+        self.check_life(now, datagram)?;
         let heard = match self.engine.input(now, datagram) {
             Ok(heard) => heard,
             Err(error) => {
@@ -258,21 +258,23 @@ impl Session {
     }
 
     /// Refuses what comes of another session than the one that has answered our hello, before anything of it counts.
-    fn check_life(&mut self, datagram: &[u8]) -> Result<(), InputError> {
+    fn check_life(&mut self, now: Timestamp, datagram: &[u8]) -> Result<(), InputError> {
         if datagram.get(HEADER_LEN) != Some(&MAGIC) || !self.extension.has_dialled() {
             return Ok(());
         }
         let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return Ok(()) };
         let Some((header, payload)) = segments.next() else { return Ok(()) };
-        match self.extension.life(&header, payload, &self.engine) {
-            // Alone it is judged with other control messages.
-            Life::Doubtful if segments.next().is_some() => Err(InputError::OtherLife),
-            Life::Ours | Life::Doubtful => Ok(()),
-            Life::Other => {
-                self.close(CloseReason::Reset);
-                Err(InputError::Closed(CloseReason::Reset))
-            }
+        let alone = segments.next().is_none();
+        let reset = match self.extension.life(&header, payload, &self.engine) {
+            Life::Ours => return Ok(()),
+            Life::Other => true,
+            Life::Denied { proven } => self.extension.believes_reset(now, proven, alone),
+        };
+        if !reset {
+            return Err(InputError::OtherLife);
         }
+        self.close(CloseReason::Reset);
+        Err(InputError::Closed(CloseReason::Reset))
     }
 
     fn apply_controls(&mut self, now: Timestamp, datagram: &[u8], opening: bool) -> Result<(), InputError> {
@@ -284,6 +286,8 @@ impl Session {
             let reason = match self.extension.apply(now, &header, payload, &mut self.engine) {
                 Verdict::Nothing => continue,
                 Verdict::Reset if opening => CloseReason::Refused,
+                // Our last word to it was lost, and its last acknowledgement came with this.
+                Verdict::Reset if self.is_finished() => CloseReason::Finished,
                 Verdict::Reset => CloseReason::Reset,
                 Verdict::Broken => CloseReason::ProtocolError,
             };
@@ -561,6 +565,7 @@ impl Session {
     #[must_use]
     pub fn epitaph(&self) -> crate::admission::Epitaph {
         let (own, peer) = self.extension.tokens();
+        let peer = peer.filter(|_| self.is_validated());
         crate::admission::Epitaph { una: self.engine.una(), own, peer }
     }
 
@@ -868,9 +873,15 @@ impl Session {
             // Nobody will read it. Ours is delivered.
             self.close(CloseReason::Aborted);
         }
-        if !self.is_closed() && self.shutdown && self.extension.is_finished(&self.engine) {
+        // A peer that is not told of its last segment takes the answer to its next ping for a reset.
+        if !self.is_closed() && self.is_finished() && !self.owes_acks() {
             self.close(CloseReason::Finished);
         }
+    }
+
+    /// Everything is said in both directions.
+    fn is_finished(&self) -> bool {
+        self.shutdown && self.extension.is_finished(&self.engine)
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -889,8 +900,8 @@ impl Session {
         self.engine.forget(false);
     }
 
-    /// Starts elsewhere in the sequence: tests and fuzzing have no time to get to its wrap.
-    #[cfg(any(test, fuzzing))]
+    /// Starts elsewhere in the sequence, before anything is said: tests have no time to get to its wrap.
+    #[doc(hidden)]
     pub fn set_initial_sn(&mut self, snd: u32, rcv: u32) {
         self.engine.set_initial_sn(snd, rcv);
     }

@@ -143,6 +143,57 @@ fn the_end_comes_after_every_byte_and_only_then() {
     assert_eq!((end, got.as_slice()), (ReadError::EndOfStream, b"last words".as_slice()));
 }
 
+/// The last data of end 1 was overtaken by its end, and by that of end 0: what end 1 sends at last.
+fn overtaken(pair: &mut Pair) -> Vec<u8> {
+    pair.ends[0].shutdown();
+    pair.run_for(Duration::from_secs(1));
+    let now = pair.now;
+    pair.ends[1].write(now, b"last words").unwrap();
+    pair.ends[1].shutdown();
+    let [data, fin] = &datagrams(&mut pair.ends[1], now)[..] else { panic!("data, then its end") };
+    pair.ends[0].handle_datagram(now, fin).unwrap();
+    for answer in datagrams(&mut pair.ends[0], now) {
+        pair.ends[1].handle_datagram(now, &answer).unwrap();
+    }
+    data.clone()
+}
+
+#[test]
+fn whoever_has_heard_everything_says_so_before_it_is_finished() {
+    let mut pair = dialled(&quiet(), &lossy(0), 1);
+    let data = overtaken(&mut pair);
+    let now = pair.now;
+    pair.ends[0].handle_datagram(now, &data).unwrap();
+    let acks = datagrams(&mut pair.ends[0], now + Duration::from_millis(10));
+    assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Finished));
+    for ack in acks {
+        let _ = pair.ends[1].handle_datagram(now, &ack);
+    }
+    assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Finished));
+}
+
+#[test]
+fn where_all_was_said_and_heard_a_reset_from_the_grave_is_a_good_end() {
+    let mut pair = dialled(&quiet().keepalive(Some(Duration::from_secs(1))), &lossy(0), 1);
+    let data = overtaken(&mut pair);
+    let now = pair.now;
+    pair.ends[0].handle_datagram(now, &data).unwrap();
+    // The last acknowledgement is lost, and the next thing to be sent is a sign of life.
+    let _ = datagrams(&mut pair.ends[0], now + Duration::from_millis(10));
+    let epitaph = pair.ends[0].epitaph();
+    let mut answer = None;
+    while answer.is_none() {
+        pair.now = pair.ends[1].poll_timeout().unwrap();
+        pair.ends[1].handle_timeout(pair.now);
+        let pings =
+            datagrams(&mut pair.ends[1], pair.now).into_iter().filter(|ping| ping[4] == Command::Wask as u8);
+        answer = pings.filter_map(|ping| answer_for(&ping, Some(&epitaph))).next();
+    }
+    let _ = pair.ends[1].handle_datagram(pair.now, &answer.unwrap());
+    assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Finished));
+    assert!(!pair.ends[1].has_lost_data());
+}
+
 #[test]
 fn another_end_or_data_beyond_it_is_a_broken_peer() {
     for beyond in [false, true] {
@@ -186,33 +237,36 @@ fn abort_and_unread_data_reset_the_peer() {
 
 #[test]
 fn a_forged_reset_ends_nothing_and_guessing_is_bounded() {
-    let mut pair = dialled(&quiet(), &lossy(0), 4);
-    pair.drive(LIMIT, |pair| pair.ends[1].is_validated());
-    pair.ends[1].write(pair.now, b"in flight").unwrap();
-    let now = pair.now;
-    let sent = output(&mut pair.ends[1], now);
-    let (push, _) = sent[0][0];
-    assert_eq!(push.cmd, Command::Push);
-    let own = pair.ends[1].epitaph().own;
-    let reset = |proof: u64| {
-        let mut payload = vec![MAGIC];
-        Control::Reset { proof }.encode(&mut payload);
-        segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
-    };
-    let bare = |sn: u32, ts: u32| segment(Command::Wins, 0, 128, ts, sn, 0, &[MAGIC]);
-    // Wrong token, wrong ts, wrong sn, nothing of it.
-    for forged in [reset(own ^ 1), bare(push.sn.value(), push.ts ^ 1), bare(push.sn.value() + 1, push.ts)] {
-        pair.ends[1].handle_datagram(now, &forged).unwrap();
+    for side in 0..2 {
+        let mut pair = dialled(&quiet(), &lossy(0), 4);
+        pair.drive(LIMIT, |pair| pair.ends[side].is_validated());
+        pair.ends[side].write(pair.now, b"in flight").unwrap();
+        let now = pair.now;
+        let sent = output(&mut pair.ends[side], now);
+        let (push, _) = sent[0][0];
+        assert_eq!(push.cmd, Command::Push);
+        let own = pair.ends[side].epitaph().own;
+        let reset = |proof: u64| {
+            let mut payload = vec![MAGIC];
+            Control::Reset { proof }.encode(&mut payload);
+            segment(Command::Wins, 0, 128, 0, 1, 0, &payload)
+        };
+        let bare = |sn: u32, ts: u32| segment(Command::Wins, 0, 128, ts, sn, 0, &[MAGIC]);
+        // Wrong token, wrong ts, wrong sn, nothing of it.
+        for forged in [reset(own ^ 1), bare(push.sn.value(), push.ts ^ 1), bare(push.sn.value() + 1, push.ts)]
+        {
+            pair.ends[side].handle_datagram(now, &forged).ok();
+        }
+        for _ in 3..8 {
+            pair.ends[side].handle_datagram(now, &reset(own ^ 2)).unwrap();
+        }
+        // Eight wrong ones: now even a right one is not believed, for 10 s.
+        let (almost, later) = (now.plus_micros(9_999_999), now.plus_micros(10_000_000));
+        pair.ends[side].handle_datagram(almost, &bare(push.sn.value(), push.ts)).ok();
+        assert!(!pair.ends[side].is_closed());
+        assert!(pair.ends[side].handle_datagram(later, &bare(push.sn.value(), push.ts)).is_err());
+        assert_eq!(pair.ends[side].close_reason(), Some(CloseReason::Reset));
     }
-    for _ in 3..8 {
-        pair.ends[1].handle_datagram(now, &reset(own ^ 2)).unwrap();
-    }
-    // Eight wrong ones: now even a right one is not believed, for 10 s.
-    let (almost, later) = (now.plus_micros(9_999_999), now.plus_micros(10_000_000));
-    pair.ends[1].handle_datagram(almost, &bare(push.sn.value(), push.ts)).unwrap();
-    assert!(!pair.ends[1].is_closed());
-    assert!(pair.ends[1].handle_datagram(later, &bare(push.sn.value(), push.ts)).is_err());
-    assert_eq!(pair.ends[1].close_reason(), Some(CloseReason::Reset));
 }
 
 #[test]
@@ -276,6 +330,50 @@ fn a_tombstone_acknowledges_data_and_the_end_again() {
     for quiet in [Command::Ack, Command::Wins, Command::Wask] {
         assert_eq!(answer_for(&segment(quiet, 0, 128, 9, 5, 0, b""), Some(&grave)), None);
     }
+}
+
+#[test]
+fn the_tombstone_of_another_life_acknowledges_nothing_of_ours() {
+    // Found by simulation: of a session that the network's copy of our beginning had opened in a restarted server.
+    for in_flight in [true, false] {
+        let mut pair = dialled(&quiet(), &lossy(0), 21);
+        let now = pair.now;
+        pair.ends[0].write(now, b"first").unwrap();
+        let beginning = datagrams(&mut pair.ends[0], now).remove(0);
+        let mut server = Session::accept(77, Arc::new(quiet()), Seed::from_u64(99), now);
+        server.handle_datagram(now, &beginning).unwrap();
+        server.abort();
+        let answer = answer_for(&beginning, Some(&server.epitaph())).unwrap();
+        assert_eq!(
+            (answer[4], answer[16], answer.len()),
+            (84, 1, 25),
+            "a plain peer has an acknowledgement of it"
+        );
+        if !in_flight {
+            pair.ends[1].handle_datagram(now, &beginning).unwrap();
+            pair.drive(LIMIT, |pair| pair.ends[0].is_drained());
+            let now = pair.now;
+            pair.ends[0].write(now, b"second").unwrap();
+            datagrams(&mut pair.ends[0], now);
+        }
+        let held = pair.ends[0].held();
+        assert!(pair.ends[0].handle_datagram(pair.now, &answer).is_err());
+        assert_eq!(pair.ends[0].close_reason(), in_flight.then_some(CloseReason::Reset));
+        assert!(pair.ends[0].has_lost_data() == in_flight && (in_flight || pair.ends[0].held() == held));
+    }
+    // As one that had answered a hello, and was never shown that the answer came.
+    let hello = |seed| {
+        let mut client = Session::connect(77, Arc::new(quiet()), Seed::from_u64(seed), Timestamp::ZERO);
+        datagrams(&mut client, Timestamp::ZERO).remove(0)
+    };
+    let mut server = Session::accept(77, Arc::new(quiet()), Seed::from_u64(99), Timestamp::ZERO);
+    let data = segment(Command::Push, 0, 128, 9, 0, 0, b"data");
+    for datagram in [hello(1), data.clone()] {
+        server.handle_datagram(Timestamp::ZERO, &datagram).unwrap();
+    }
+    assert!(server.is_extended() && !server.is_validated());
+    let answer = answer_for(&data, Some(&server.epitaph())).unwrap();
+    assert_eq!(answer, segment(Command::Wins, 0, 0, 9, 0, 1, &[MAGIC]));
 }
 
 #[test]

@@ -252,6 +252,11 @@ impl App {
         self.dropped.is_some() || self.aborted
     }
 
+    /// Leaves when it has written, whatever comes then.
+    pub(super) fn drops(&self) -> bool {
+        self.ending == Ending::Drop
+    }
+
     /// Everything was said and heard.
     pub(super) const fn is_content(&self, peer_written: u64) -> bool {
         self.shut && self.drained && self.read >= peer_written

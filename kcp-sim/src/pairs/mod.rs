@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kcp_core::admission::{Epitaph, Opening, answer_for, first_segment};
-use kcp_core::wire::Segments;
-use kcp_core::{CloseReason, Framing, InputError, Seed, Session, SessionConfig, Timestamp};
+use kcp_core::wire::{Command, HEADER_LEN, Segments};
+use kcp_core::{CloseReason, Framing, InputError, Seed, Seq, Session, SessionConfig, Timestamp};
 use kcp_netsim::{Link, LinkConfig};
 
 use crate::dice::Dice;
@@ -23,12 +23,21 @@ pub(crate) type Check = Result<(), String>;
 
 /// In global microseconds from the healing: by then everything has finished or failed.
 const CONVERGENCE: u64 = 240_000_000;
+/// Afterwards, as long as so much time each brings something to an end that may answer with three times of it only.
+const PATIENCE: u64 = 60_000_000;
+/// What has arrived is acknowledged after so long at the latest, and two intervals.
+const ACKNOWLEDGED: u64 = 200_000;
+/// From then on what the bad network has left behind, long timeouts above all, is over.
+const RECOVERY: u64 = 5_000_000;
 /// After everybody has gone, nothing may be left to do.
 const SERVICES_PER_MS: u32 = 1000;
 /// Timers in a row that may fire for nothing: deadlines are exact, but for limits that moved meanwhile.
 const IDLE_WAKEUPS: u32 = 8;
 /// As in `kcp-tokio`.
 const HALF_OPEN: Duration = ms(10_000);
+
+/// Whose a datagram is: the pair's, and which life of the end that sent it.
+type Label = (u32, u64);
 
 /// The local clock of an end: it starts anywhere, runs too fast or slow, and jumps.
 #[derive(Debug)]
@@ -55,6 +64,57 @@ impl Clock {
     }
 }
 
+/// What an end may send, as what it has heard allows.
+#[derive(Copy, Clone, Debug)]
+struct Allowed {
+    /// The latest `una`, and the window told with it.
+    una: Seq,
+    window: u32,
+    /// What is sent next for the first time.
+    next: Seq,
+}
+
+impl Allowed {
+    /// Nothing is known yet: `IKCP_WND_RCV`.
+    const fn new(first: u32) -> Self {
+        Self { una: Seq::new(first), window: 128, next: Seq::new(first) }
+    }
+
+    /// `proven`: whether the peer's address was before this datagram, and is now.
+    fn hear(&mut self, datagram: &[u8], conv: u32, proven: [bool; 2]) {
+        let Ok(segments) = Segments::parse(datagram, conv) else { return };
+        // An echo proves it before anything counts, a token after that.
+        let token =
+            segments.clone().any(|(header, payload)| header.cmd != Command::Push && !payload.is_empty());
+        let validated = proven[usize::from(!token)];
+        for (header, _) in segments {
+            if header.una.is_before(self.una) {
+                continue;
+            }
+            self.window = header.wnd.into();
+            // From an address that is not proven nothing is acknowledged.
+            if validated {
+                self.una = header.una;
+            }
+        }
+    }
+
+    fn send(&mut self, sn: Seq) -> Check {
+        if sn.is_before(self.next) {
+            return Ok(());
+        }
+        if sn != self.next {
+            return Err(format!("{} was sent before {}", sn.value(), self.next.value()));
+        }
+        self.next = sn.next();
+        let Self { una, window, .. } = *self;
+        if i64::from(sn.since(una)) >= i64::from(window) {
+            return Err(format!("{} was sent into a window of {window} from {}", sn.value(), una.value()));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Role {
     Dials,
@@ -71,13 +131,24 @@ struct End {
     config: Arc<SessionConfig>,
     drawn: Drawn,
     role: Role,
+    /// Where its sequence begins, and its peer's.
+    first: [u32; 2],
+    allowed: Allowed,
+    /// Where the clock on the wire begins, if not anywhere.
+    ts_offset: Option<u32>,
+    trusted: bool,
+    /// The life of the peer that answered the hello.
+    peer_life: Option<u64>,
+    /// What has arrived and was not acknowledged, and since when.
+    owed: Option<(Seq, u64)>,
     session: Option<Session>,
     /// Of the session that has ended here.
     epitaph: Option<Epitaph>,
     byzantine: Option<Byzantine>,
     clock: Clock,
     stalled_until: u64,
-    inbox: Vec<Vec<u8>>,
+    /// With the life of the peer that sent it.
+    inbox: Vec<(u64, Vec<u8>)>,
     app: App,
     /// Opened by a plain probe.
     probed: bool,
@@ -87,6 +158,8 @@ struct End {
     bytes: (u64, u64),
     incarnation: u64,
     extended: bool,
+    /// Was told that its end was heard by a peer that can hear it.
+    told: bool,
     lost_data: Option<bool>,
     closed_at: Option<u64>,
     heard_at: u64,
@@ -105,8 +178,21 @@ struct Pair {
     trusted: bool,
     restarted: bool,
     seed: u64,
-    /// What the first life of the second end wrote.
-    past: Option<(u64, Vec<u32>, u32, bool)>,
+    past: Option<Past>,
+    /// When the network had been well for long enough, both ends were there, and nothing has spoiled it since.
+    hopeful: bool,
+}
+
+/// The first life of a second end that was started again.
+#[derive(Debug)]
+struct Past {
+    written: u64,
+    lengths: Vec<u32>,
+    datagrams: u32,
+    shut: bool,
+    received: u64,
+    /// The first end had heard who it was: it can tell what came after it.
+    known: bool,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -126,15 +212,92 @@ enum Event {
     Blackout,
 }
 
+impl Pair {
+    /// Sequence numbers, and milliseconds on the wire, that wrap while something happens.
+    fn draw_wraps(&mut self, dice: &mut Dice, features: &mut Features) {
+        if note(features, dice.chance(0.3), "sn wraps") {
+            let first = [0, 1].map(|_| dice.pick(&[0u32, 1 << 31]).wrapping_sub(dice.log(1, 1000) as u32));
+            for (side, end) in self.ends.iter_mut().enumerate() {
+                end.first = [first[side], first[1 - side]];
+                end.allowed = Allowed::new(first[side]);
+            }
+        }
+        self.ends.iter_mut().for_each(|end| end.trusted = self.trusted);
+        if note(features, dice.chance(0.3), "ts wraps") {
+            for end in &mut self.ends {
+                let local = (end.clock.base / 1000) as u32;
+                let wrap = dice.pick(&[0u32, 1 << 31]);
+                end.ts_offset = Some(wrap.wrapping_sub(local).wrapping_sub(dice.log(1, 60_000) as u32));
+            }
+        }
+    }
+
+    /// Whether from now on nothing but success will do.
+    fn hope(&mut self) {
+        let well = |end: &End| {
+            let open =
+                end.session.as_ref().is_some_and(|session| !session.is_closed() && !session.is_connecting());
+            open && end.accepted && !end.drawn.odd_timeouts && !end.app.gone()
+        };
+        self.hopeful = self.trusted && !self.restarted && self.ends.iter().all(well);
+    }
+
+    /// Where nothing can excuse it, whether all was said and heard.
+    fn check_hope(&self) -> Check {
+        if !self.hopeful {
+            return Ok(());
+        }
+        for side in 0..2 {
+            let (end, peer) = (&self.ends[side], &self.ends[1 - side]);
+            let reason = end.session.as_ref().and_then(Session::close_reason);
+            if end.app.drops() || peer.app.drops() {
+                continue;
+            }
+            let whole = end.app.read == peer.app.total && peer.app.written == peer.app.total;
+            let ended = end.app.eof && reason == Some(CloseReason::Finished);
+            if !whole || (end.extended && !ended) {
+                return Err(format!(
+                    "the network was well, but read {} of {}, end {}: {} ({})",
+                    end.app.read,
+                    peer.app.total,
+                    end.app.eof,
+                    reason_name(reason),
+                    end.who
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever dials, or needs no asking, is there.
+    fn begin(&mut self) {
+        let (conv, seed) = (self.conv, self.seed);
+        for (side, end) in self.ends.iter_mut().enumerate().filter(|(_, end)| end.byzantine.is_none()) {
+            let (config, local) = (end.config.clone(), end.clock.local(0));
+            let seed = end.seed(draw::mix(seed ^ (side as u64) << 8));
+            let mut session = match end.role {
+                Role::Dials => Session::connect(conv, config, seed, local),
+                Role::DialsLazily => Session::connect_lazy(conv, config, seed, local),
+                Role::Established => Session::established(conv, config, seed, local),
+                Role::Listens => continue,
+            };
+            session.set_initial_sn(end.first[0], end.first[1]);
+            end.session = Some(session);
+        }
+    }
+}
+
 struct Sim<'a> {
     now: u64,
     dice: Dice,
     trace: &'a mut Trace,
     pairs: Vec<Pair>,
-    links: [Link<(u32, Vec<u8>)>; 2],
+    links: [Link<(Label, Vec<u8>)>; 2],
     plans: [LinkConfig; 2],
     schedule: VecDeque<(u64, Event)>,
     healed_at: Option<u64>,
+    /// When nothing that the bad network has left behind can excuse anything any more.
+    well_at: Option<u64>,
     dark_at: Option<u64>,
     /// Nothing is wrong with network, clocks and executors.
     calm: bool,
@@ -164,11 +327,16 @@ impl<'a> Sim<'a> {
         note(features, count > 1, "shared path");
         let mut schedule = Vec::new();
         let mut pairs = Vec::new();
+        // What was thought of later has dice of its own: seeds of before mean what they meant, where it changes nothing.
+        let mut more = Dice::new(draw::mix(seed) ^ 0x0DD5);
         for id in 0..count {
-            let pair = Self::draw_pair(&mut dice, id, chaos, calm, raw, features);
+            let mut pair = Self::draw_pair(&mut dice, id, chaos, calm, raw, features);
             if !calm {
                 Self::draw_faults(&mut dice, &pair, id, chaos, features, &mut schedule);
+                Self::draw_restarts(&mut more, &pair, id, chaos, features, &mut schedule);
             }
+            pair.draw_wraps(&mut more, features);
+            pair.begin();
             for end in &pair.ends {
                 trace.tell(|| format!("{}: {:?} {:?}\n   {}", end.who, end.role, end.config, end.app.plan()));
             }
@@ -200,6 +368,7 @@ impl<'a> Sim<'a> {
             plans,
             schedule: schedule.into(),
             healed_at: None,
+            well_at: None,
             dark_at: None,
             calm,
         }
@@ -263,6 +432,12 @@ impl<'a> Sim<'a> {
                 config: Arc::new(config.config.clone()),
                 drawn: config.clone(),
                 role: roles[side],
+                first: [0; 2],
+                allowed: Allowed::new(0),
+                ts_offset: None,
+                trusted: false,
+                peer_life: None,
+                owed: None,
                 session: None,
                 epitaph: None,
                 byzantine: None,
@@ -280,6 +455,7 @@ impl<'a> Sim<'a> {
                 bytes: (0, 0),
                 incarnation: 0,
                 extended: false,
+                told: false,
                 lost_data: None,
                 closed_at: None,
                 heard_at: 0,
@@ -294,22 +470,34 @@ impl<'a> Sim<'a> {
             ends[side].byzantine = Some(Byzantine::new(conv, dice, chaos.min(10_000_000)));
             ends[side].app.total = 0;
         }
-        let mut pair =
-            Pair { conv, ends, trusted: byzantine.is_none() && !raw, restarted: false, seed, past: None };
-        for side in 0..2 {
-            let core_seed = Seed::from_u64(draw::mix(seed ^ (side as u64) << 8));
-            let end = &mut pair.ends[side];
-            let (config, local) = (end.config.clone(), end.clock.local(0));
-            if end.byzantine.is_none() {
-                end.session = match end.role {
-                    Role::Dials => Some(Session::connect(conv, config, core_seed, local)),
-                    Role::DialsLazily => Some(Session::connect_lazy(conv, config, core_seed, local)),
-                    Role::Established => Some(Session::established(conv, config, core_seed, local)),
-                    Role::Listens => None,
-                };
+        Pair {
+            conv,
+            ends,
+            trusted: byzantine.is_none() && !raw,
+            restarted: false,
+            seed,
+            past: None,
+            hopeful: false,
+        }
+    }
+
+    /// Most of what two lives of a server can be taken for happens at the beginning of the second.
+    fn draw_restarts(
+        dice: &mut Dice,
+        pair: &Pair,
+        id: u32,
+        chaos: u64,
+        features: &mut Features,
+        schedule: &mut Vec<(u64, Event)>,
+    ) {
+        if pair.ends[1].role == Role::Listens
+            && pair.ends[1].byzantine.is_none()
+            && note(features, dice.chance(0.1), "early restart")
+        {
+            for _ in 0..dice.range(1, 3) {
+                schedule.push((dice.log(100, chaos), Event::Restart(id * 2 + 1)));
             }
         }
-        pair
     }
 
     fn draw_faults(
@@ -363,7 +551,7 @@ impl<'a> Sim<'a> {
         for &who in &all {
             self.service(who)?;
         }
-        let mut steps = 0u64;
+        let (mut steps, mut creeping) = (0u64, (0, 0));
         loop {
             if self.healed_at.is_some() && self.is_over()? {
                 break;
@@ -378,14 +566,23 @@ impl<'a> Sim<'a> {
                 break;
             };
             if let Some(at) = self.healed_at
-                && next > at + CONVERGENCE
+                && next > at + CONVERGENCE + creeping.1
             {
-                self.now = at + CONVERGENCE;
+                // Threefold of little is little: an answer may have to wait for the next probe, again and again.
+                let crept = self.crept();
+                if crept > creeping.0 {
+                    creeping = (crept, creeping.1 + PATIENCE);
+                    continue;
+                }
+                self.now = at + CONVERGENCE + creeping.1;
                 return Err(format!(
                     "not over {} s after the network has healed: {}",
-                    CONVERGENCE / 1_000_000,
+                    (self.now - at) / 1_000_000,
                     self.stuck()
                 ));
+            }
+            if self.well_at.take_if(|at| next > *at).is_some() {
+                self.pairs.iter_mut().for_each(Pair::hope);
             }
             self.now = self.now.max(next);
             steps += 1;
@@ -400,10 +597,10 @@ impl<'a> Sim<'a> {
             }
             let mut touched = 0u64;
             for way in 0..2 {
-                while let Some((id, datagram)) = self.links[way].poll(self.elapsed()) {
+                while let Some(((id, life), datagram)) = self.links[way].poll(self.elapsed()) {
                     // Way 0 leads to the second end.
                     let side = 1 - way;
-                    self.pairs[id as usize].ends[side].inbox.push(datagram);
+                    self.pairs[id as usize].ends[side].inbox.push((life, datagram));
                     touched |= 1 << (id * 2 + side as u32);
                 }
             }
@@ -440,6 +637,7 @@ impl<'a> Sim<'a> {
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.stalled_until = self.now + time;
+                end.owed = None;
                 end.next = Some(end.stalled_until);
             }
             Event::Jump(id, by) => {
@@ -447,6 +645,7 @@ impl<'a> Sim<'a> {
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.clock.jump(self.now, by);
+                end.owed = None;
                 end.next = Some(self.now.max(end.stalled_until));
             }
             Event::Restart(id) => {
@@ -454,13 +653,27 @@ impl<'a> Sim<'a> {
                 let (pair, side) = who(id);
                 let pair = &mut self.pairs[pair];
                 pair.restarted = true;
+                let known = pair.ends[1 - side].extended;
                 let end = &mut pair.ends[side];
                 let app = &end.app;
-                pair.past = Some((app.written, app.lengths.clone(), app.datagrams, app.shut));
+                let received = end.session.as_ref().map_or(0, |session| session.stats().payload_received);
+                let datagrams = app.datagrams;
+                let past = pair.past.get_or_insert_with(|| Past {
+                    written: app.written,
+                    lengths: app.lengths.clone(),
+                    datagrams,
+                    shut: app.shut,
+                    received,
+                    known,
+                });
+                past.datagrams = past.datagrams.max(datagrams);
                 end.app.restarted();
+                end.allowed = Allowed::new(end.first[0]);
+                end.owed = None;
                 (end.session, end.epitaph) = (None, None);
                 (end.accepted, end.probed, end.half_open_until) = (false, false, None);
-                (end.bytes, end.extended, end.lost_data, end.closed_at) = ((0, 0), false, None, None);
+                (end.bytes, end.lost_data, end.closed_at) = ((0, 0), None, None);
+                (end.extended, end.told) = (false, false);
                 end.incarnation += 1;
                 end.inbox.clear();
                 end.next = None;
@@ -468,10 +681,11 @@ impl<'a> Sim<'a> {
             Event::Attack(id) => return self.attack(id),
             Event::Inject(id) => {
                 let (pair, side) = who(id);
+                let life = self.pairs[pair].ends[1 - side].incarnation;
                 let mut liar = Byzantine::new(self.pairs[pair].conv, &mut self.dice, 1000);
                 let datagram = liar.say(self.now);
                 self.trace.add(self.now, id, "inject", [datagram.len() as u64, 0, 0]);
-                self.pairs[pair].ends[side].inbox.push(datagram);
+                self.pairs[pair].ends[side].inbox.push((life, datagram));
                 self.pairs[pair].ends[side].next =
                     Some(self.now.max(self.pairs[pair].ends[side].stalled_until));
             }
@@ -506,6 +720,9 @@ impl<'a> Sim<'a> {
     fn heal(&mut self) {
         self.trace.add(self.now, 0, "heal", [0; 3]);
         self.healed_at = Some(self.now);
+        // What waits in a queue is still in the way.
+        let arrived = self.links.iter().filter_map(|link| link.last_due()).map(micros_up).max();
+        self.well_at = Some(arrived.unwrap_or(0).max(self.now) + RECOVERY);
         for link in &mut self.links {
             link.set_partitioned(false);
             link.set_config(healed());
@@ -592,19 +809,21 @@ impl<'a> Sim<'a> {
             lengths: &peer.app.lengths,
             datagrams: peer.app.datagrams,
             trusted,
-            replaced: past.is_some(),
+            replaced: past.as_ref().is_some_and(|past| !past.known),
         };
-        if let Some((written, lengths, datagrams, shut)) = past
+        if let Some(past) = past
             && side == 0
         {
-            view.written = view.written.max(*written);
-            view.datagrams = view.datagrams.max(*datagrams);
-            view.lengths = if view.lengths.is_empty() { lengths } else { view.lengths };
-            view.shut |= *shut;
+            view.written = view.written.max(past.written);
+            view.datagrams = view.datagrams.max(past.datagrams);
+            view.lengths = if view.lengths.is_empty() { &past.lengths } else { view.lengths };
+            view.shut |= past.shut;
         }
-        let mut out = Out { id: id as u32, now, link, trace: self.trace, sent: 0, events: 0 };
+        let mut out =
+            Out { id: id as u32, life: end.incarnation, now, link, trace: self.trace, sent: 0, events: 0 };
         end.turn(conv, pair.seed, &view, &mut out).map_err(|what| format!("{what} ({who})"))?;
-        end.check_promises(peer, trusted, pair.restarted).map_err(|what| format!("{what} ({who})"))?;
+        let past = past.as_ref().filter(|_| side == 0);
+        end.check_promises(peer, trusted, pair.restarted, past).map_err(|what| format!("{what} ({who})"))?;
         Ok(())
     }
 
@@ -667,6 +886,13 @@ impl<'a> Sim<'a> {
         Ok(over)
     }
 
+    /// What has arrived at ends whose peers have not proven their addresses.
+    fn crept(&self) -> u64 {
+        let sessions = self.pairs.iter().flat_map(|pair| &pair.ends).filter_map(|end| end.session.as_ref());
+        let unproven = sessions.filter(|session| !session.is_closed() && !session.is_validated());
+        unproven.map(|session| session.stats().payload_received).sum()
+    }
+
     fn stuck(&self) -> String {
         let ends = self.pairs.iter().flat_map(|pair| &pair.ends);
         let stuck = ends.filter_map(|end| {
@@ -683,6 +909,7 @@ impl<'a> Sim<'a> {
     /// What must hold when all is over.
     fn aftermath(&mut self) -> Check {
         for pair in &mut self.pairs {
+            pair.check_hope()?;
             for side in 0..2 {
                 let (end, peer) = (&pair.ends[side], &pair.ends[1 - side]);
                 let who = end.who;
@@ -744,8 +971,10 @@ impl<'a> Sim<'a> {
 /// Where a turn's output goes.
 struct Out<'a> {
     id: u32,
+    /// Of whoever sends.
+    life: u64,
     now: u64,
-    link: &'a mut Link<(u32, Vec<u8>)>,
+    link: &'a mut Link<(Label, Vec<u8>)>,
     trace: &'a mut Trace,
     sent: u64,
     events: u64,
@@ -757,15 +986,22 @@ impl Out<'_> {
         self.trace.add_bytes(datagram);
         let numbers = [word(datagram, 12), word(datagram, 16), datagram.len() as u64];
         self.trace.add(self.now, who, command(datagram), numbers);
-        self.link.send(Duration::from_micros(self.now), (self.id, datagram.to_vec()));
+        self.link.send(Duration::from_micros(self.now), ((self.id, self.life), datagram.to_vec()));
     }
 }
 
 impl End {
-    fn lie(&mut self, now: u64, id: u32, link: &mut Link<(u32, Vec<u8>)>, trace: &mut Trace) {
+    fn seed(&self, seed: u64) -> Seed {
+        Seed::from_u64(match self.ts_offset {
+            None => seed,
+            Some(offset) => seed >> 32 << 32 | u64::from(offset),
+        })
+    }
+
+    fn lie(&mut self, now: u64, id: u32, link: &mut Link<(Label, Vec<u8>)>, trace: &mut Trace) {
         let Some(liar) = &mut self.byzantine else { return };
         let mut answers = Vec::new();
-        for datagram in self.inbox.drain(..) {
+        for (_, datagram) in self.inbox.drain(..) {
             liar.hear(&datagram, &mut answers);
         }
         if now < liar.until {
@@ -777,7 +1013,7 @@ impl End {
             answers.clear();
             self.next = None;
         }
-        let mut out = Out { id, now, link, trace, sent: 0, events: 0 };
+        let mut out = Out { id, life: 0, now, link, trace, sent: 0, events: 0 };
         for datagram in answers {
             out.send(self.who, &datagram);
         }
@@ -786,8 +1022,10 @@ impl End {
     fn turn(&mut self, conv: u32, seed: u64, view: &Peer<'_>, out: &mut Out<'_>) -> Check {
         let local = self.clock.local(out.now);
         let mut caused = !self.inbox.is_empty();
-        for datagram in std::mem::take(&mut self.inbox) {
-            self.receive(conv, seed, local, &datagram, out)?;
+        let (extended, drained) = (self.extended, self.app.drained);
+        self.check_acknowledged(out.now)?;
+        for (life, datagram) in std::mem::take(&mut self.inbox) {
+            self.receive(conv, seed, local, life, &datagram, out)?;
         }
         let Some(session) = &mut self.session else {
             self.next = None;
@@ -813,7 +1051,7 @@ impl End {
             self.drain(local, out)?;
             let Some(session) = &mut self.session else { return Ok(()) };
             if !self.accepted {
-                let proven = session.una().value() != 0 || session.is_validated() || self.probed;
+                let proven = session.una().value() != self.first[1] || session.is_validated() || self.probed;
                 self.accepted = proven;
             }
             let before = (self.app.actions, out.sent, out.events);
@@ -834,6 +1072,8 @@ impl End {
                 return Err("the application never stops".into());
             }
         }
+        self.told |= extended && !drained && self.app.drained;
+        self.check_acknowledged(out.now)?;
         let Some(session) = &mut self.session else { return Ok(()) };
         if self.accepted {
             self.app.check_awake(session)?;
@@ -881,6 +1121,7 @@ impl End {
         conv: u32,
         seed: u64,
         local: Timestamp,
+        life: u64,
         datagram: &[u8],
         out: &mut Out<'_>,
     ) -> Check {
@@ -897,22 +1138,79 @@ impl End {
         }
         if self.session.is_none() {
             let window = self.config.recv_window_segments();
-            let Some((found, opening)) = first_segment(datagram, window).filter(|&(found, _)| found == conv)
-            else {
+            let first = first_segment(&self.shifted(datagram), window);
+            let Some((found, opening)) = first.filter(|&(found, _)| found == conv) else {
                 return self.answer(answer_for(datagram, None), datagram, out);
             };
             let hello = opening == Opening::Probe && answer_for(datagram, None).is_some();
             self.probed = opening == Opening::Probe && !hello;
-            let seed = Seed::from_u64(draw::mix(seed ^ 0xAB ^ self.incarnation << 16));
-            self.session = Some(Session::accept(found, self.config.clone(), seed, local));
+            let seed = self.seed(draw::mix(seed ^ 0xAB ^ self.incarnation << 16));
+            let mut session = Session::accept(found, self.config.clone(), seed, local);
+            session.set_initial_sn(self.first[0], self.first[1]);
+            self.session = Some(session);
             self.half_open_until = Some(local + HALF_OPEN);
             out.trace.add(out.now, self.who, "opened", [self.incarnation, 0, 0]);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
+        let proven = session.is_validated();
+        let before = (session.held().sent, session.una());
         if session.handle_datagram(local, datagram).is_err() {
             out.trace.add(out.now, self.who, "refused", [datagram.len() as u64, 0, 0]);
+            if session.is_closed() {
+                // There is nobody to be told.
+                self.owed = None;
+            }
+        } else {
+            self.allowed.hear(datagram, conv, [proven, session.is_validated()]);
+            self.owed = self.owed.or(arrived(datagram, session).map(|sn| (sn, out.now)));
+        }
+        if session.is_extended() {
+            let known = *self.peer_life.get_or_insert(life);
+            let after = (session.held().sent, session.una());
+            if self.trusted
+                && self.role != Role::Listens
+                && known != life
+                && before != after
+                && !session.is_closed()
+            {
+                return Err(format!("life {life} was taken for life {known}"));
+            }
         }
         Ok(())
+    }
+
+    /// What has arrived is acknowledged soon.
+    fn check_acknowledged(&mut self, now: u64) -> Check {
+        let limit = ACKNOWLEDGED + 2 * micros(self.drawn.interval);
+        let Some(session) = self.session.as_ref().filter(|session| self.trusted && session.is_validated())
+        else {
+            self.owed = None;
+            return Ok(());
+        };
+        match self.owed {
+            Some((sn, since)) if !session.is_closed() && now > since + limit => Err(format!(
+                "{} has arrived, and was not acknowledged for {} ms",
+                sn.value(),
+                (now - since) / 1000
+            )),
+            Some((sn, _)) if session.close_reason() == Some(CloseReason::Finished) => {
+                Err(format!("finished, but {} was not acknowledged", sn.value()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The first segment as it would be if both sequences had begun with 0, which is what tells a beginning.
+    fn shifted(&self, datagram: &[u8]) -> Vec<u8> {
+        let mut datagram = datagram.to_vec();
+        if datagram.len() >= HEADER_LEN {
+            let probe = datagram[4] == Command::Wask as u8;
+            for (at, first) in [(12, if probe { 0 } else { self.first[1] }), (16, self.first[0])] {
+                let number = (word(&datagram, at) as u32).wrapping_sub(first);
+                datagram[at..at + 4].copy_from_slice(&number.to_le_bytes());
+            }
+        }
+        datagram
     }
 
     fn answer(&self, answer: Option<Vec<u8>>, datagram: &[u8], out: &mut Out<'_>) -> Check {
@@ -940,8 +1238,14 @@ impl End {
                 if datagram.len() > mtu {
                     return Err(format!("a datagram of {} bytes at mtu {mtu}", datagram.len()));
                 }
-                if Segments::parse(datagram, session.conv()).is_err() {
+                let Ok(segments) = Segments::parse(datagram, session.conv()) else {
                     return Err("a datagram that cannot be parsed was sent".into());
+                };
+                for (header, _) in segments {
+                    if header.cmd == Command::Push {
+                        self.allowed.send(header.sn)?;
+                    }
+                    self.owed.take_if(|(sn, _)| sn.is_before(header.una));
                 }
                 self.bytes.1 += datagram.len() as u64;
                 if self.role == Role::Listens && !session.is_validated() && self.bytes.1 > 3 * self.bytes.0 {
@@ -995,21 +1299,34 @@ impl End {
     }
 
     /// What this end has been told of its peer must be true.
-    fn check_promises(&self, peer: &Self, trusted: bool, restarted: bool) -> Check {
-        let plain = !self.extended;
-        if !trusted || (restarted && plain) || self.byzantine.is_some() {
-            return Ok(());
-        }
+    fn check_promises(&self, peer: &Self, trusted: bool, restarted: bool, past: Option<&Past>) -> Check {
         let delivered = self.app.drained || self.lost_data == Some(false);
-        if !delivered || restarted {
+        if !trusted || self.byzantine.is_some() || !delivered {
             return Ok(());
         }
-        let received = peer.session.as_ref().map_or(0, |session| session.stats().payload_received);
+        let session = peer.session.as_ref();
+        let received = match past {
+            // Who had heard whom it speaks with knows who comes after.
+            Some(past) if past.known => past.received,
+            _ if restarted => return Ok(()),
+            _ => session.map_or(0, |session| session.stats().payload_received),
+        };
         if received < self.app.written {
             return Err(format!("told that {} bytes were delivered, {received} were", self.app.written));
         }
+        let live = session.filter(|session| !restarted && !session.is_closed());
+        if self.told && live.is_some_and(|session| !session.is_read_closed()) {
+            return Err("told that its end was heard, it was not".into());
+        }
         Ok(())
     }
+}
+
+/// The last data of a datagram that was taken which has arrived in order, now or before.
+fn arrived(datagram: &[u8], session: &Session) -> Option<Seq> {
+    let segments = Segments::parse(datagram, session.conv()).ok()?;
+    let pushes = segments.filter(|(header, _)| header.cmd == Command::Push).map(|(header, _)| header.sn);
+    pushes.filter(|sn| sn.is_before(session.una())).last()
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -4,10 +4,13 @@ mod socket;
 mod talk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kcp_netsim::{LinkConfig, Loss, SimNet};
@@ -35,6 +38,8 @@ pub(crate) struct Shared {
     trace: Mutex<Trace>,
     began: Instant,
     broken: Mutex<Option<String>>,
+    /// Ends the world then: time may stand still for ever.
+    alarm: Mutex<Option<Waker>>,
     /// Conversations, by number: to the server, from it.
     ledger: Mutex<BTreeMap<u64, [Said; 2]>>,
     healed: AtomicBool,
@@ -86,6 +91,15 @@ impl Shared {
         self.note(0, "broken", [0; 3]);
         lock(&self.trace).tell(|| what.clone());
         lock(&self.broken).get_or_insert(what);
+        if let Some(alarm) = lock(&self.alarm).take() {
+            alarm.wake();
+        }
+    }
+
+    /// What broke; whoever asks is woken when something does.
+    fn is_broken(&self, cx: &Context<'_>) -> Option<String> {
+        lock(&self.alarm).replace(cx.waker().clone());
+        lock(&self.broken).take()
     }
 
     fn is_healed(&self) -> bool {
@@ -129,7 +143,16 @@ pub(crate) fn run(seed: u64, trace: &mut Trace, features: &mut Features) -> Resu
     let mut lent = Trace::new(false);
     std::mem::swap(trace, &mut lent);
     let slot = Slot::default();
-    let result = runtime.block_on(world(seed, lent, features, &slot));
+    let result = runtime.block_on(async {
+        let mut world = pin!(world(seed, lent, features, &slot));
+        poll_fn(|cx| {
+            let polled = world.as_mut().poll(cx);
+            let shared = lock(&slot).clone();
+            let broken = shared.and_then(|shared| shared.is_broken(cx));
+            broken.map_or(polled, |broken| Poll::Ready(Err(broken)))
+        })
+        .await
+    });
     drop(runtime);
     if let Some(shared) = lock(&slot).take() {
         std::mem::swap(trace, &mut *lock(&shared.trace));
@@ -254,6 +277,7 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
         trace: Mutex::new(trace),
         began: Instant::now(),
         broken: Mutex::new(None),
+        alarm: Mutex::new(None),
         ledger: Mutex::new(BTreeMap::new()),
         healed: AtomicBool::new(false),
         bell: Notify::new(),
@@ -331,10 +355,6 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
         }
     })
     .await;
-    let broken = lock(&shared.broken).take();
-    if let Some(broken) = broken {
-        return Err(broken);
-    }
     ended.map_err(|_| {
         let alive: Vec<String> = hosts.iter().map(Host::alive).collect();
         format!(
@@ -358,8 +378,7 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
     if alive > 0 {
         return Err(format!("{alive} tasks are left when all is over"));
     }
-    let broken = lock(&shared.broken).take();
-    broken.map_or(Ok(lasted), Err)
+    Ok(lasted)
 }
 
 /// Encryption and error correction of a whole world.

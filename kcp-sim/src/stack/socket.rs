@@ -16,7 +16,7 @@ use crate::dice::Dice;
 use crate::stack::Shared;
 
 /// Polls of one socket at one instant, beyond which its driver spins.
-const POLLS: u32 = 20_000;
+const POLLS: u32 = 500;
 
 /// How a socket fails while the network is bad: probabilities per call.
 #[derive(Copy, Clone, Debug, Default)]
