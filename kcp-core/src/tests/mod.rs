@@ -3,6 +3,7 @@
 
 mod api;
 mod classic;
+mod controller;
 mod hostile;
 mod liveness;
 mod loss;
