@@ -226,7 +226,7 @@ impl Seldom {
     /// Appends datagrams up to `limit` bytes of payload, one of any length at least.
     fn fill(&mut self, limit: usize, payload: &mut Vec<u8>) {
         while let Some(data) = self.out.queue.front() {
-            let len = payload.len().saturating_add(data.len()).saturating_add(DATAGRAM_OVERHEAD);
+            let len = payload.len().saturating_add(RECORD_OVERHEAD).saturating_add(data.len());
             if payload.len() > 1 && len > limit {
                 break;
             }

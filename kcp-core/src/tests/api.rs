@@ -67,6 +67,8 @@ fn presets_and_what_a_configuration_tells() {
     assert_eq!((config.mtu_bytes(), config.mss(), config.recv_window_segments()), (1000, 976, 9));
     assert!(!config.is_stream() && SessionConfig::fast().is_stream());
     assert_eq!(config.linger_time(), Duration::from_secs(3));
+    let config = SessionConfig::normal().fast_limit(3).pacing(false);
+    assert_eq!((config.fast_limit, config.pacing, config.nodelay.nodelay), (3, false, 0));
     assert_eq!(config.recv_buffer(7).send_buffer(8).buffers(), Held { received: 7, sent: 8 });
     assert_eq!(SessionConfig::fast().connect_timeout_after(), Duration::from_secs(10));
 }
@@ -161,6 +163,7 @@ fn seeds_are_what_they_were() {
     let mut state = 0;
     let outputs = core::array::from_fn(|_| crate::seed::next_nonce(&mut state));
     assert_eq!(outputs, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+    assert_eq!((seed.ping, seed.path), (0x066B_B9DD_A109_F353, 0x2887_71B5_0520_A675));
     assert_ne!(seed.token, seed.ping);
     assert_ne!(seed.ping, seed.path);
     assert_ne!(seed.token, Seed::from_u64(0x0123_4567_89AB_CDEE).token);

@@ -18,3 +18,6 @@ mod amplification;
 mod edges;
 mod extension;
 mod flight;
+mod kept;
+mod said;
+mod unproven;
