@@ -715,11 +715,9 @@ impl Engine {
     /// Appends the answer to data of a session that was not known before it: to one of ours that has had a session here it
     /// says that it is gone, to everybody else nothing.
     pub(crate) fn write_denial(&mut self, sn: Seq, ts: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
-        if wide(DENIAL_LEN) > self.allowance() {
-            return None;
-        }
-        self.push_denial(sn, ts, buf);
-        Some(self.count_one(DENIAL_LEN))
+        let mut denial = Vec::new();
+        self.push_denial(sn, ts, &mut denial);
+        self.write_answer(&denial, buf)
     }
 
     fn push_denial(&self, sn: Seq, ts: u32, buf: &mut Vec<u8>) {

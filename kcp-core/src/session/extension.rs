@@ -424,7 +424,7 @@ impl Extension {
             Control::Fin { sn, token } if token == self.own => {
                 self.answer_came = true;
                 engine.validate();
-                return self.on_fin(sn, engine);
+                return self.on_fin(sn);
             }
             Control::FinAck { sn, token }
                 if token == self.own && matches!(self.fin(), Fin::Sent { sn: sent, .. } if sent == sn) =>
@@ -470,11 +470,10 @@ impl Extension {
         Verdict::Nothing
     }
 
-    fn on_fin(&mut self, sn: Seq, engine: &Engine) -> Verdict {
-        match self.peer_fin() {
-            Some(known) if known != sn => return Verdict::Broken,
-            None if engine.has_received_from(sn) => return Verdict::Broken,
-            _ => {}
+    fn on_fin(&mut self, sn: Seq) -> Verdict {
+        // Whether more has arrived than that is looked at afterwards, as with whatever comes later.
+        if self.peer_fin().is_some_and(|known| known != sn) {
+            return Verdict::Broken;
         }
         let seldom = self.seldom.make();
         seldom.peer_fin = Some(sn);

@@ -378,23 +378,26 @@ fn a_hello_counts_in_a_probe_to_who_was_dialled() {
 /// What redundancy asks for is paid for anyway: however many copies there were, what is sent again rides.
 #[test]
 fn copies_of_what_is_sent_again_are_bounded_unless_redundancy_is_asked_for() {
-    let copies = |redundancy| {
+    let copies = |redundancy, lost| {
         let mut end = lone(quiet().redundancy(redundancy));
-        let mut now = at(0);
-        for round in 0..40 {
-            end.write(now, &[0; 64]).unwrap();
-            output(&mut end, now);
+        let (mut now, mut una) = (at(0), 0);
+        for _ in 0..40 {
+            for _ in 0..lost {
+                end.write(now, &[0; 64]).unwrap();
+                output(&mut end, now);
+            }
             now += Duration::from_secs(3);
-            assert!(sent(&mut end, now).contains(&(Push, round * 2, 64)));
+            assert!(sent(&mut end, now).contains(&(Push, una, 64)));
             now += Duration::from_millis(20);
             end.write(now, &[0; 64]).unwrap();
             output(&mut end, now);
-            end.handle_datagram(now, &segment(Wins, 0, 128, 0, 0, round * 2 + 2, b"")).unwrap();
+            una += lost + 1;
+            end.handle_datagram(now, &segment(Wins, 0, 128, 0, 0, una, b"")).unwrap();
         }
         end.stats().copies_sent
     };
     // Eight, and one of eight of the 80 segments.
-    assert_eq!((copies(0), copies(1)), (18, 40));
+    assert_eq!([copies(0, 1), copies(1, 1), copies(1, 2)], [18, 40, 80]);
 }
 
 #[test]
@@ -484,17 +487,22 @@ fn the_floor_of_the_timeout_follows_the_mode() {
 }
 
 #[test]
-fn what_arrived_out_of_order_is_progress() {
-    let mut end = lone(quiet().user_timeout(Some(Duration::from_secs(5))));
-    for _ in 0..2 {
-        end.write(at(0), &[0; 1376]).unwrap();
-        output(&mut end, at(0));
+fn whatever_is_acknowledged_is_progress() {
+    // Out of order; in order what was acknowledged before.
+    for told in [&[(3_000, 1, 0)][..], &[(1_000, 0, 0), (3_000, 0, 1)]] {
+        let mut end = lone(quiet().user_timeout(Some(Duration::from_secs(5))));
+        for _ in 0..2 {
+            end.write(at(0), &[0; 1376]).unwrap();
+            output(&mut end, at(0));
+        }
+        for &(ms, sn, una) in told {
+            end.handle_datagram(at(ms), &segment(Ack, 0, 128, 0, sn, una, b"")).unwrap();
+        }
+        end.handle_timeout(at(7_999));
+        assert_eq!(end.close_reason(), None);
+        end.handle_timeout(at(8_000));
+        assert_eq!(end.close_reason(), Some(CloseReason::UserTimeout));
     }
-    end.handle_datagram(at(3_000), &segment(Ack, 0, 128, 0, 1, 0, b"")).unwrap();
-    end.handle_timeout(at(7_999));
-    assert_eq!(end.close_reason(), None);
-    end.handle_timeout(at(8_000));
-    assert_eq!(end.close_reason(), Some(CloseReason::UserTimeout));
 }
 
 #[test]
@@ -656,4 +664,18 @@ fn an_empty_buffer_reads_nothing_where_there_is_nothing() {
     assert!(!end.is_write_ready());
     end.shutdown();
     assert!(end.is_write_ready(), "the error comes without waiting");
+}
+
+#[test]
+fn what_was_found_lost_is_due_at_once() {
+    let mut end = lone(quiet());
+    for _ in 0..3 {
+        end.write(at(0), &[0; 1376]).unwrap();
+        output(&mut end, at(0));
+    }
+    let acks = [1, 2].map(|sn| segment(Ack, 0, 128, 0, sn, 0, b"")).concat();
+    end.handle_datagram(at(40), &acks).unwrap();
+    assert_eq!(end.poll_timeout(), Some(Timestamp::ZERO));
+    assert_eq!(sent(&mut end, at(40)), [(Push, 0, 1376)]);
+    assert!(end.poll_timeout() > Some(at(40)));
 }

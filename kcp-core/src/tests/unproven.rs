@@ -86,17 +86,17 @@ fn only_so_many_strangers_are_answered() {
 /// One that knows this conversation from before learns that it is over: nothing is acknowledged, and its echo is the proof.
 #[test]
 fn data_that_opens_is_denied_by_those_that_speak_the_extensions() {
-    let data = segment(Push, 0, 128, 9, 3, 0, b"x");
+    let data = segment(Push, 0, 128, 9, 0, 0, b"x");
     let mut end = accepted(quiet());
     // Beside something that only one of ours says, and that means nothing here.
     end.handle_datagram(at(0), &[data.clone(), segment(Wins, 0, 128, 9, 4, 0, &[MAGIC])].concat()).unwrap();
     assert_eq!(end.poll_timeout(), Some(Timestamp::ZERO));
     let denial = &datagrams(&mut end, at(0))[0];
     let wnd = u16::from_le_bytes([denial[6], denial[7]]);
-    assert_eq!(denial, &segment(Wins, 0, wnd, 9, 3, 3u32.wrapping_sub(65_535), &[MAGIC]));
+    assert_eq!(denial, &segment(Wins, 0, wnd, 9, 0, 0u32.wrapping_sub(65_535), &[MAGIC]));
     let mut end = plain(quiet());
     end.handle_datagram(at(0), &data).unwrap();
-    assert_eq!(sent(&mut end, at(3)), [(Ack, 3, 0)]);
+    assert_eq!(sent(&mut end, at(3)), [(Ack, 0, 0)]);
 }
 
 /// The 64 oldest transmissions are remembered, and no more.
