@@ -679,3 +679,22 @@ fn what_was_found_lost_is_due_at_once() {
     assert_eq!(sent(&mut end, at(40)), [(Push, 0, 1376)]);
     assert!(end.poll_timeout() > Some(at(40)));
 }
+
+/// More could be sent than the window lets through, for want of its first.
+#[test]
+fn what_holds_the_window_is_sent_twice_as_it_is() {
+    let mut end = lone(quiet().stream(false));
+    end.handle_datagram(at(0), &segment(Wins, 0, 1000, 0, 0, 0, b"")).unwrap();
+    for n in 0..100 {
+        end.write(at(0), &[n; 2 * 1376]).unwrap();
+    }
+    assert_eq!(output(&mut end, at(0)).len(), 128, "until it is known what the path takes");
+    let acks: Vec<_> = (1..=120).map(|sn| segment(Ack, 0, 128, 0, sn, 0, b"")).collect();
+    end.handle_datagram(at(40), &acks.concat()).unwrap();
+    let mut buf = vec![];
+    let run = end.poll_transmit(at(40), crate::Framing { max_datagrams: 7 }, &mut buf).unwrap();
+    assert_eq!((run.datagrams, run.stride, end.stats().copies_sent), (2, 1400, 1));
+    assert_eq!(buf[..1400], segment(Push, 1, 2048, 40, 0, 0, &[0; 1376]));
+    assert!(buf[..1400] == buf[1400..]);
+    assert_eq!(sent(&mut end, at(40)), []);
+}
