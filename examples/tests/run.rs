@@ -35,7 +35,7 @@ async fn five_hundred_bots_play_at_three_percent_loss() {
     let server = tokio::spawn(game_backend::serve(listener, end));
     let bots: Vec<_> = (0..BOTS).map(|_| tokio::spawn(game_backend::bot(addr, joined.clone()))).collect();
     let mut made = 0;
-    timeout(Duration::from_secs(60), async {
+    timeout(Duration::from_secs(120), async {
         for bot in bots {
             let (moves, updates) = bot.await.unwrap().expect("nobody is thrown out or lost");
             assert!(moves > 0 && updates > 0, "{moves} moves, {updates} updates");
