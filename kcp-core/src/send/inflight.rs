@@ -310,13 +310,15 @@ impl Inflight {
         }
     }
 
-    /// The first of those sent again that no copy has followed yet.
-    pub(crate) fn next_lone(&mut self) -> Option<(Seq, &Slot)> {
+    /// The first of those sent again, so often at least and longer than so many bytes, that no copy has followed yet.
+    pub(crate) fn next_lone(&mut self, least_xmit: u32, longer_than: usize) -> Option<(Seq, &Slot)> {
         let Self { slots, una, repairs, .. } = self;
         let Repairs { resent, copied, .. } = repairs.get_mut()?;
         loop {
             let &(order, sn) = resent.get(resent.partition_point(|&(order, _)| order < *copied))?;
-            if let Some(slot) = find(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
+            if let Some(slot) = find(slots, *una, sn).filter(|slot| {
+                slot.is_latest(order) && slot.xmit >= least_xmit && slot.data.len() > longer_than
+            }) {
                 return Some((sn, slot));
             }
             *copied = order.wrapping_add(1);
@@ -951,7 +953,7 @@ mod tests {
     }
 
     fn lone(ring: &mut Inflight) -> Option<u32> {
-        ring.next_lone().map(|(sn, _)| sn.value())
+        ring.next_lone(2, 0).map(|(sn, _)| sn.value())
     }
 
     #[test]
