@@ -801,7 +801,7 @@ impl Engine {
     /// Whether nothing is to be sent now, seen at a glance: most calls of [`transmit`](Self::transmit) find nothing.
     pub(super) fn is_quiet(&mut self, now: Timestamp) -> bool {
         let owed = self.tell || self.ask || self.ack_due.is_some_and(|due| due <= now);
-        let probes = self.announcer.next().is_some() || self.peer_window == 0;
+        let probes = self.announcer.next().is_some() || self.prober.next().is_some() || self.peer_window == 0;
         if owed || probes || self.inflight.has_due() {
             return false;
         }
