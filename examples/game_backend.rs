@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kcp_tokio::{KcpConfig, KcpListener, KcpStream, SessionConfig};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 const TICK: Duration = Duration::from_millis(50);
 /// Updates that a client may miss in a row, since its send buffer is full, before it has to go.
@@ -34,7 +35,8 @@ async fn play(stream: KcpStream, inputs: mpsc::Sender<Input>) {
 }
 
 /// Runs the world until `end`; returns how many inputs it has applied.
-pub(crate) async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64> {
+pub(crate) async fn serve(listener: KcpListener, end: impl Future<Output = ()>) -> io::Result<u64> {
+    tokio::pin!(end);
     let (sender, mut inputs) = mpsc::channel(4096);
     let mut moves: HashMap<u32, u64> = HashMap::new();
     let mut late: HashMap<u32, u32> = HashMap::new();
@@ -75,7 +77,7 @@ pub(crate) async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64
                     }
                 }
             }
-            () = sleep_until(end) => break,
+            () = &mut end => break,
         }
     }
     // Nobody comes in any more; those who play hear the last word, and leave.
@@ -86,8 +88,15 @@ pub(crate) async fn serve(listener: KcpListener, end: Instant) -> io::Result<u64
     Ok(applied)
 }
 
-/// Moves every tick until the server says good night; returns how often it has moved, and how many updates it has seen.
-pub(crate) async fn bot(addr: std::net::SocketAddr) -> io::Result<(u64, u64)> {
+/// So long after the last of the bots has joined.
+pub(crate) async fn after_all(joined: Arc<Semaphore>, bots: usize, time: Duration) {
+    let _all = joined.acquire_many(bots as u32).await;
+    sleep(time).await;
+}
+
+/// Moves every tick until the server says good night; returns how often it has moved, and how many updates it has seen. It has
+/// joined when it sees the first.
+pub(crate) async fn bot(addr: std::net::SocketAddr, joined: Arc<Semaphore>) -> io::Result<(u64, u64)> {
     let stream = KcpStream::connect_with(addr, config()).await?;
     let mut ticks = interval(TICK);
     let (mut moves, mut updates) = (0u64, 0);
@@ -98,6 +107,9 @@ pub(crate) async fn bot(addr: std::net::SocketAddr) -> io::Result<(u64, u64)> {
                     return Ok((moves, updates));
                 }
                 updates += 1;
+                if updates == 1 {
+                    joined.add_permits(1);
+                }
             }
             _ = ticks.tick() => {
                 // Numbered, so that the server can tell that none is missing.
@@ -113,8 +125,9 @@ async fn main() -> io::Result<()> {
     let bots: usize = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(20);
     let listener = KcpListener::bind_with("127.0.0.1:0", config()).await?;
     let addr = listener.local_addr()?;
-    let server = tokio::spawn(serve(listener, Instant::now() + Duration::from_secs(5)));
-    let players: Vec<_> = (0..bots).map(|_| tokio::spawn(bot(addr))).collect();
+    let joined = Arc::new(Semaphore::new(0));
+    let server = tokio::spawn(serve(listener, after_all(joined.clone(), bots, Duration::from_secs(5))));
+    let players: Vec<_> = (0..bots).map(|_| tokio::spawn(bot(addr, joined.clone()))).collect();
     let mut updates = 0;
     for player in players {
         updates += player.await.map_err(io::Error::other)??.1;

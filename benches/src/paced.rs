@@ -1,5 +1,6 @@
-//! One small message every 20 ms, echoed, over a lossy path: how late it comes back, and what it costs. Virtual time, so the
-//! figures depend on the seed alone. Applications and timers are up to a millisecond late, as a runtime's are.
+//! Requests and answers over a lossy path, a small one every 20 ms or a burst and a pause: how late the answer comes, and what it
+//! costs. Virtual time, so the figures depend on the seed alone. Applications and timers are up to a millisecond late, as a
+//! runtime's are.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,9 +10,24 @@ use kcp_core::wire::Command;
 use kcp_core::{Framing, Seed, Session, SessionConfig, Timestamp};
 use kcp_netsim::{Link, LinkConfig};
 
-/// Bytes of a message; the first eight are its number.
-const MESSAGE: usize = 64;
-const EVERY: Duration = Duration::from_millis(20);
+/// What is asked, and when.
+#[derive(Copy, Clone, Debug)]
+pub struct Work {
+    /// Bytes of a request; the first eight are its number.
+    pub request: usize,
+    /// The first bytes of the request, this many, are the answer.
+    pub answer: usize,
+    /// From request to request.
+    pub every: Duration,
+    /// A request waits for the answer to the one before, and then so long.
+    pub waits: bool,
+}
+
+/// One message of 64 bytes every 20 ms, echoed.
+pub const SMALL: Work = Work { request: 64, answer: 64, every: Duration::from_millis(20), waits: false };
+/// A burst of 64 KiB, its answer, a pause of 200 ms, the next.
+pub const BURSTS: Work = Work { request: 65_536, answer: 64, every: Duration::from_millis(200), waits: true };
+
 /// IPv4 and UDP headers.
 const OVERHEAD: u64 = 28;
 
@@ -69,12 +85,12 @@ fn lateness(seed: u64, n: u64) -> Duration {
     Duration::from_micros((mixed >> 32) % 1000)
 }
 
-/// Sends `messages` and waits until all are back.
+/// Sends so many requests and waits until all are answered.
 ///
 /// # Panics
-/// If one does not come back within a minute after the last was sent: then the protocol is broken.
+/// If nothing is answered for an hour: then the protocol is broken.
 #[must_use]
-pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) -> Paced {
+pub fn run(work: Work, config: &SessionConfig, link: &LinkConfig, requests: u64, seed: u64) -> Paced {
     let config = Arc::new(config.clone());
     let start = Timestamp::from_millis(1000);
     let mut ends = [
@@ -84,32 +100,34 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
     let mut links: [Link<Vec<u8>>; 2] = [Link::new(link.clone(), seed), Link::new(link.clone(), !seed)];
     let mut now = start;
     let mut result = Paced::default();
-    let mut sent = 0;
-    // Bytes of a message of which a part is here.
-    let mut partial: VecDeque<u8> = VecDeque::new();
+    // When each request was due, and when the next is.
+    let (mut asked, mut next) = (Vec::new(), None);
+    let mut began = false;
+    // What is on its way into either end's send queue, and what has come out of the other of which a part is missing.
+    let mut outgoing: [VecDeque<u8>; 2] = Default::default();
+    let mut incoming: [Vec<u8>; 2] = Default::default();
     let mut buf = vec![0; 65_536];
-    // The first message leaves when the connection stands.
-    let mut begin = None;
-    while result.latencies.len() < messages as usize {
+    while result.latencies.len() < requests as usize {
         let arrivals =
             links.each_ref().map(|link| link.next_due().map(|due| start + (due + Duration::from_nanos(999))));
         let timers = ends.each_mut().map(|end| end.poll_timeout().map(|due| next_millisecond(due).max(now)));
-        if begin.is_none() && ends[0].is_extended() && ends[1].is_validated() {
-            (begin, result) = (Some(now + EVERY), Paced::default());
+        if !began && ends[0].is_extended() && ends[1].is_validated() {
+            // The first request leaves when the connection stands.
+            (began, next, result) = (true, Some(now + work.every), Paced::default());
         }
-        let first = begin.unwrap_or(now);
-        let at = |n: u64| first + EVERY * u32::try_from(n).unwrap_or(u32::MAX);
-        let tick = (begin.is_some() && sent < messages).then(|| at(sent) + lateness(seed, sent));
-        now = now.max(
-            arrivals.into_iter().chain(timers).flatten().chain(tick).min().expect("something is pending"),
-        );
-        assert!(begin.is_none() || now < at(messages) + Duration::from_secs(60), "a message is lost");
+        let number = asked.len() as u64;
+        let tick = next.filter(|_| number < requests).map(|due| due + lateness(seed, number));
+        let soonest = arrivals.into_iter().chain(timers).flatten().chain(tick).min();
+        now = now.max(soonest.expect("something is pending"));
+        let last = asked.last().copied().unwrap_or(start);
+        assert!(now.saturating_since(last) < Duration::from_secs(3600), "a request is lost");
         let elapsed = now.saturating_since(start);
-        if tick.is_some_and(|tick| tick <= now) {
-            let mut message = [0; MESSAGE];
-            message[..8].copy_from_slice(&sent.to_le_bytes());
-            ends[0].write(now, &message).expect("the send buffer has room");
-            sent += 1;
+        if let Some(due) = next.filter(|_| tick.is_some_and(|tick| tick <= now)) {
+            let mut request = vec![0; work.request];
+            request[..8].copy_from_slice(&number.to_le_bytes());
+            outgoing[0].extend(request);
+            asked.push(due);
+            next = (!work.waits).then(|| due + work.every);
         }
         for side in [0, 1] {
             while let Some(datagram) = links[1 - side].poll(elapsed) {
@@ -119,18 +137,27 @@ pub fn run(config: &SessionConfig, link: &LinkConfig, messages: u64, seed: u64) 
                 ends[side].handle_timeout(now);
             }
             while let Ok(n) = ends[side].read(now, &mut buf) {
+                incoming[side].extend(&buf[..n]);
+            }
+            let whole = if side == 1 { work.request } else { work.answer };
+            while incoming[side].len() >= whole {
+                let message: Vec<u8> = incoming[side].drain(..whole).collect();
                 if side == 1 {
                     // The server's whole business.
-                    ends[1].write(now, &buf[..n]).expect("the send buffer has room");
+                    outgoing[1].extend(&message[..work.answer]);
                     continue;
                 }
-                partial.extend(&buf[..n]);
-                while partial.len() >= MESSAGE {
-                    let message: Vec<u8> = partial.drain(..MESSAGE).collect();
-                    let number = u64::from_le_bytes(message[..8].try_into().expect("eight bytes"));
-                    assert_eq!(number, result.latencies.len() as u64, "out of order");
-                    result.latencies.push(now.saturating_since(at(number)).as_micros() as u64);
+                let number = u64::from_le_bytes(message[..8].try_into().expect("eight bytes"));
+                assert_eq!(number, result.latencies.len() as u64, "out of order");
+                result.latencies.push(now.saturating_since(asked[number as usize]).as_micros() as u64);
+                if work.waits {
+                    next = Some(now + work.every);
                 }
+            }
+            while !outgoing[side].is_empty()
+                && let Ok(n) = ends[side].write(now, outgoing[side].make_contiguous())
+            {
+                outgoing[side].drain(..n);
             }
             let mut out = Vec::new();
             while let Some(run) = ends[side].poll_transmit(now, Framing { max_datagrams: 8 }, &mut out) {

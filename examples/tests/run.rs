@@ -1,9 +1,11 @@
 //! The larger examples do what they say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kcp_netsim::{LinkConfig, UdpRelay};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 #[path = "../any_stream.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "an example, and its main is not called")]
@@ -28,10 +30,12 @@ async fn five_hundred_bots_play_at_three_percent_loss() {
     let front = "127.0.0.1:0".parse().unwrap();
     let relay = UdpRelay::bind(front, listener.local_addr().unwrap(), link.clone(), link, 3).await.unwrap();
     let addr = relay.local_addr().unwrap();
-    let server = tokio::spawn(game_backend::serve(listener, Instant::now() + Duration::from_secs(3)));
-    let bots: Vec<_> = (0..BOTS).map(|_| tokio::spawn(game_backend::bot(addr))).collect();
+    let joined = Arc::new(Semaphore::new(0));
+    let end = game_backend::after_all(joined.clone(), BOTS, Duration::from_secs(2));
+    let server = tokio::spawn(game_backend::serve(listener, end));
+    let bots: Vec<_> = (0..BOTS).map(|_| tokio::spawn(game_backend::bot(addr, joined.clone()))).collect();
     let mut made = 0;
-    timeout(Duration::from_secs(60), async {
+    timeout(Duration::from_secs(120), async {
         for bot in bots {
             let (moves, updates) = bot.await.unwrap().expect("nobody is thrown out or lost");
             assert!(moves > 0 && updates > 0, "{moves} moves, {updates} updates");

@@ -230,6 +230,46 @@ mod tests {
         assert_eq!(drain(&mut queue, Seq::new(0)).len(), 1 + MAX_REPEAT);
     }
 
+    #[test]
+    fn what_una_covers_gives_its_place_to_the_last_that_is_worth_sending() {
+        let mut queue = AckQueue::default();
+        for sn in [5, 8, 4] {
+            queue.push(Seq::new(sn), sn, Seq::new(4), 1000);
+        }
+        // 4 and 5 have been taken.
+        queue.elide(Seq::new(6));
+        assert_eq!((queue.peek(Seq::new(6)), queue.elided()), (Some((Seq::new(8), 8)), 2));
+        queue.elide(Seq::new(6));
+        assert_eq!(drain(&mut queue, Seq::new(6)), [8], "beyond a hole nothing is left out");
+        queue.push(Seq::new(6), 6, Seq::new(6), 1000);
+        queue.elide(Seq::new(9));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn memory_is_kept_until_nothing_is_to_be_repeated_and_much_of_it_no_longer() {
+        let mut queue = AckQueue::default();
+        for sn in 0..100 {
+            queue.push(Seq::new(sn), 0, Seq::new(sn), 1000);
+        }
+        drain(&mut queue, Seq::new(100));
+        assert!(!queue.keeps(), "in order there was none");
+        // One of them is kept apart from the rest.
+        for (n, stays) in [(MOST_KEPT as u32 + 1, true), (MOST_KEPT as u32 + 2, false)] {
+            for sn in 0..n {
+                queue.push(Seq::new(102 + sn), 0, Seq::new(100), 1000);
+            }
+            assert!(!queue.keeps());
+            assert_eq!(drain(&mut queue, Seq::new(100)).len(), n as usize);
+            assert!(!queue.keeps());
+            queue.trim();
+            assert_eq!(drain(&mut queue, Seq::new(100)).len(), MAX_REPEAT);
+            assert_eq!(queue.keeps(), stays);
+            queue.trim();
+            assert!(!queue.keeps());
+        }
+    }
+
     /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.
     #[test]
     fn same_as_a_list() {

@@ -41,6 +41,8 @@ pub(crate) struct Driver {
     touched: Vec<Arc<Session>>,
     work: Vec<Arc<Session>>,
     turn: Turn,
+    /// The last turn ended when it had woken tasks.
+    hurried: bool,
     /// Receive errors in a row.
     errors: u32,
     /// No receiving before: an error that stays must not keep the processor busy.
@@ -62,6 +64,7 @@ impl Driver {
             touched: Vec::new(),
             work: Vec::new(),
             turn: Turn::with(outbox),
+            hurried: false,
             errors: 0,
             deaf_until: None,
             #[cfg(feature = "metrics")]
@@ -69,27 +72,29 @@ impl Driver {
         });
     }
 
-    /// Applies what has arrived, then one epilogue per session it was for. True when there may be more.
-    fn receive(&mut self, cx: &mut Context<'_>, started: Timestamp) -> io::Result<bool> {
+    /// Applies what has arrived, then one epilogue per session it was for. Tells whether there may be more, and how many tasks were
+    /// woken.
+    fn receive(&mut self, cx: &mut Context<'_>, started: Timestamp) -> io::Result<(bool, usize)> {
         let mut more = true;
         if self.deaf_until.is_some_and(|until| started < until) {
-            return Ok(false);
+            return Ok((false, 0));
         }
         self.deaf_until = None;
         // Another driver receives where an endpoint of several sockets has moved to one.
-        let Some(socket) = self.shard.own_socket() else { return Ok(false) };
+        let Some(socket) = self.shard.own_socket() else { return Ok((false, 0)) };
         self.shard.note_refused(socket.refused());
         // The clock is read once per call and not per session: at 100 000 datagrams a second it would show.
         let mut now = started;
         for round in 0..RECEIVES {
             let (shard, touched) = (&self.shard, &mut self.touched);
-            if round > 0 {
-                now = shard.hub.now();
-            }
+            let mut read = (round == 0).then_some(started);
             let mut sink = |from: SocketAddr, datagrams: &mut [u8], stride: usize| {
+                let now = *read.get_or_insert_with(|| shard.hub.now());
                 deliver(shard, now, from, datagrams, stride, touched);
             };
-            match socket.poll_recv(cx, &mut sink) {
+            let received = socket.poll_recv(cx, &mut sink);
+            now = read.unwrap_or(now);
+            match received {
                 Poll::Ready(Ok(())) => self.errors = 0,
                 Poll::Ready(Err(error)) if socket.is_fatal(&error) => return Err(error),
                 Poll::Ready(Err(error)) => {
@@ -108,6 +113,7 @@ impl Driver {
                 }
             }
         }
+        self.turn.defers = true;
         for session in self.touched.drain(..) {
             let mut state = session.lock();
             state.touched = false;
@@ -115,13 +121,23 @@ impl Driver {
             drop(state);
             self.turn.empty(&self.shard, now, false);
         }
+        self.turn.defers = false;
         self.turn.empty(&self.shard, now, true);
-        if self.turn.wake() > 1 && self.turn.outbox.is_some() {
+        let woken = self.turn.wake();
+        if woken > 1 && self.turn.outbox.is_some() {
             // Each will write, and this task comes after them: it sends for all.
             self.shard.gather(now);
-            cx.waker().wake_by_ref();
         }
-        Ok(more)
+        Ok((more, woken))
+    }
+
+    /// Enters the deadlines of sessions whose tasks were woken last time, now that those have run. An acknowledgement that waited for
+    /// an answer to ride with has mostly left: its deadline, earlier than all others, would have moved the runtime's timer with each
+    /// message, and woken this task for nothing.
+    fn schedule(&mut self, now: Timestamp) {
+        for session in self.turn.deferred.drain(..) {
+            session.schedule(&mut session.lock(), now);
+        }
     }
 
     /// Sessions whose deadline has passed. True when there may be more.
@@ -184,14 +200,21 @@ impl Future for Driver {
         // First what tasks have left: they were woken by what was received last time.
         this.finish();
         let now = this.shard.hub.now();
-        let mut again = match this.receive(cx, now) {
-            Ok(more) => more,
+        this.schedule(now);
+        let (more, woken) = match this.receive(cx, now) {
+            Ok(received) => received,
             Err(error) => {
                 tracing::error!(%error, "socket failed for good");
                 return Poll::Ready(());
             }
         };
-        again |= this.fire(now);
+        this.hurried = woken > 0 && !this.hurried;
+        if this.hurried {
+            // Those tasks may have somebody to answer: all else comes after them, in a turn that looks after it whatever arrives.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let again = this.fire(now) || more || woken > 0;
         this.unblock(cx);
         #[cfg(feature = "metrics")]
         let publish_at = this.publisher.turn(&this.shard, this.shard.hub.now());

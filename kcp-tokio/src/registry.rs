@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +88,13 @@ impl<T, S: Default> Default for Registry<T, S> {
 
 impl<T: Named, S: BuildHasher> Registry<T, S> {
     fn hash(&self, key: &Key) -> u64 {
-        self.hash.hash_one(key)
+        let (addr, conv) = key;
+        let rest = u64::from(addr.port()) << 32 | u64::from(*conv);
+        // In few writes, since the hash takes as long for each as for its bytes.
+        match addr.ip() {
+            IpAddr::V4(ip) => self.hash.hash_one(u128::from(ip.to_bits()) << 64 | u128::from(rest)),
+            IpAddr::V6(ip) => self.hash.hash_one((ip.to_bits(), rest)),
+        }
     }
 
     fn name_hash(&self, session: &T) -> u64 {

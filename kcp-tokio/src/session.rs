@@ -129,11 +129,14 @@ pub(crate) struct Turn {
     wakers: Vec<Waker>,
     /// None: everything is sent at once.
     pub(crate) outbox: Option<Outbox>,
+    /// Another turn follows if tasks are woken: what their sessions wait for is entered then.
+    pub(crate) defers: bool,
+    pub(crate) deferred: Vec<Arc<Session>>,
 }
 
 impl Turn {
     pub(crate) const fn with(outbox: Option<Outbox>) -> Self {
-        Self { wakers: Vec::new(), outbox }
+        Self { wakers: Vec::new(), outbox, defers: false, deferred: Vec::new() }
     }
 
     fn add(&mut self, waiters: &mut Waiters) {
@@ -302,6 +305,7 @@ impl Session {
             }
         }
         self.settle(state);
+        let others = turn.wakers.len();
         while let Some(event) = state.core.poll_event() {
             if event == Event::Readable {
                 turn.add(&mut state.reader);
@@ -334,6 +338,8 @@ impl Session {
             self.retire(state, now);
         } else if more {
             self.mark();
+        } else if turn.defers && turn.wakers.len() > others {
+            turn.deferred.push(self.clone());
         } else {
             self.schedule(state, now);
         }
@@ -478,7 +484,11 @@ impl Session {
         self.after(&mut state, now, DRIVER_RUNS, turn);
     }
 
-    fn schedule(self: &Arc<Self>, state: &mut State, now: Timestamp) {
+    /// Enters the session for its next deadline.
+    pub(crate) fn schedule(self: &Arc<Self>, state: &mut State, now: Timestamp) {
+        if state.retired {
+            return;
+        }
         let ends = match state.ends {
             Ends::Never => None,
             Ends::Unproven(at) | Ends::Detached(at) => Some(at),

@@ -13,16 +13,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 1);
 
+const DELAY: Duration = Duration::from_millis(10);
+
 /// A socket of the emulator that counts calls.
 #[derive(Debug)]
 struct Counting {
     socket: Arc<SimSocket>,
+    /// Of what arrives.
+    looks: AtomicUsize,
     calls: AtomicUsize,
     datagrams: AtomicUsize,
 }
 
 impl DatagramSocket for Counting {
     fn poll_recv(&self, cx: &mut Context<'_>, sink: Sink<'_>) -> Poll<io::Result<()>> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.socket.poll_recv(cx, sink)
     }
 
@@ -54,10 +59,14 @@ impl DatagramSocket for Counting {
 }
 
 /// Many streams to an echo server, of so many endpoints.
-async fn world(endpoints: u16, streams: usize) -> (SimNet, Arc<Counting>, Vec<KcpStream>, Vec<KcpEndpoint>) {
-    let net = SimNet::new(LinkConfig { delay: Duration::from_millis(10), ..LinkConfig::default() }, 1);
+async fn world(
+    delay: Duration,
+    endpoints: u16,
+    streams: usize,
+) -> (SimNet, Arc<Counting>, Vec<KcpStream>, Vec<KcpEndpoint>) {
+    let net = SimNet::new(LinkConfig { delay, ..LinkConfig::default() }, 1);
     let socket = net.bind(SERVER).unwrap();
-    let counting = Arc::new(Counting { socket, calls: 0.into(), datagrams: 0.into() });
+    let counting = Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() });
     let server = KcpEndpoint::from_socket(counting.clone(), KcpConfig::turbo()).unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = server.accept().await {
@@ -105,7 +114,7 @@ async fn trips(streams: Vec<KcpStream>, trips: u64) -> Vec<KcpStream> {
 }
 
 async fn few_calls(endpoints: u16) {
-    let (_net, counting, streams, _clients) = world(endpoints, 64).await;
+    let (_net, counting, streams, _clients) = world(DELAY, endpoints, 64).await;
     let before = (counting.calls.load(Ordering::Relaxed), counting.datagrams.load(Ordering::Relaxed));
     trips(streams, 20).await;
     let calls = counting.calls.load(Ordering::Relaxed) - before.0;
@@ -124,10 +133,21 @@ async fn datagrams_to_many_addresses_leave_in_batches() {
     few_calls(64).await;
 }
 
+/// Its acknowledgement could wait for 2.5 ms, but rides at once.
+#[tokio::test(start_paused = true)]
+async fn who_answers_leaves_no_deadline_behind() {
+    let (_net, counting, streams, _clients) = world(Duration::from_millis(3), 1, 1).await;
+    let before = counting.looks.load(Ordering::Relaxed);
+    trips(streams, 100).await;
+    let looks = counting.looks.load(Ordering::Relaxed) - before;
+    // It, nothing more, and nothing more when the answer has left; and a timeout of 30 ms now and then.
+    assert!(looks <= 100 * 3 + 100 * 6 / 20, "{looks}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_socket_that_is_full_in_the_middle_of_a_train_loses_nothing() {
     for endpoints in [1, 16] {
-        let (net, counting, streams, clients) = world(endpoints, 48).await;
+        let (net, counting, streams, clients) = world(DELAY, endpoints, 48).await;
         let sent = |clients: &[KcpEndpoint]| -> u64 {
             let sessions = clients.iter().flat_map(KcpEndpoint::sessions);
             sessions.map(|session| session.stats().retransmits).sum()

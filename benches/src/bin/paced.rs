@@ -1,29 +1,37 @@
-//! Table of `paced`: delivery delay of small messages under loss, per preset. `paced [seeds] [messages]`.
+//! Tables of `paced`: delivery delay of small messages and of bursts under loss, per preset. `paced [seeds] [messages] [bursts]`.
 
 use std::time::Duration;
 
-use kcp_benches::paced::{Paced, run};
+use kcp_benches::paced::{BURSTS, Paced, SMALL, Work, run};
 use kcp_core::SessionConfig;
 use kcp_netsim::{LinkConfig, Loss};
 
 fn main() {
     let mut numbers = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
-    let (seeds, messages) = (numbers.next().unwrap_or(20), numbers.next().unwrap_or(1500));
+    let mut number = |default| numbers.next().unwrap_or(default);
+    let (seeds, messages, bursts) = (number(20), number(1500), number(80));
+    println!("one 64 B message per 20 ms, echoed, RTT 50 ms, {seeds} seeds of {messages} messages");
+    table(SMALL, seeds, messages);
+    println!("\na burst of 64 KiB, its answer, 200 ms, RTT 50 ms, {seeds} seeds of {bursts} bursts");
+    table(BURSTS, seeds, bursts);
+}
+
+fn table(work: Work, seeds: u64, requests: u64) {
     let losses = [
         ("0 %", Loss::Uniform(0.0)),
         ("1 %", Loss::Uniform(0.01)),
         ("5 %", Loss::Uniform(0.05)),
         ("5 % bursts of 3", Loss::bursty(0.05, 3.0)),
         ("10 %", Loss::Uniform(0.1)),
+        ("10 % bursts of 3", Loss::bursty(0.1, 3.0)),
         ("20 %", Loss::Uniform(0.2)),
+        ("20 % bursts of 3", Loss::bursty(0.2, 3.0)),
     ];
-    let presets: [(&str, SessionConfig); 4] = [
-        ("normal", SessionConfig::normal()),
+    let presets: [(&str, SessionConfig); 3] = [
         ("fast", SessionConfig::fast()),
         ("turbo", SessionConfig::turbo()),
         ("realtime", SessionConfig::realtime()),
     ];
-    println!("one 64 B message per 20 ms, echoed, RTT 50 ms, {seeds} seeds of {messages} messages");
     println!(
         "{:16} {:10} {:>7} {:>7} {:>7} {:>7} {:>9} {:>8} {:>6} {:>6} {:>6} {:>6}",
         "loss",
@@ -46,7 +54,7 @@ fn main() {
             link.loss = loss.clone();
             let mut all = Paced::default();
             for seed in 0..seeds {
-                all.merge(run(config, &link, messages, seed), seed as u32);
+                all.merge(run(work, config, &link, requests, seed), seed as u32);
             }
             println!(
                 "{name:16} {preset:10} {:7.1} {:7.1} {:7.1} {:7.1} {:9.1} {:8} {:6} {:5.1}% {:6} {:6}",

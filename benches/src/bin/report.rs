@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
-use kcp_benches::paced::{Paced, run};
+use kcp_benches::paced::{Paced, SMALL, run};
 use kcp_benches::report::{PacedRow, Results, into_document, table};
 use kcp_core::SessionConfig;
 use kcp_netsim::{LinkConfig, Loss};
@@ -113,7 +113,7 @@ fn paced(quick: bool, results: &mut Results) {
             link.loss = Loss::Uniform(f64::from(loss) / 100.0);
             let mut all = Paced::default();
             for seed in 0..seeds {
-                all.merge(run(&config, &link, messages, u64::from(seed)), seed);
+                all.merge(run(SMALL, &config, &link, messages, u64::from(seed)), seed);
             }
             let per = 1500.0 / (f64::from(seeds) * messages as f64);
             results.paced.push(PacedRow {

@@ -86,6 +86,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_earned_by_nothing_and_never_more_than_the_peer_takes() {
+        let mut classic = Classic::new(1000);
+        classic.on_ack(Timestamp::ZERO, &AckInfo { segments: 0, ..ack(128) });
+        assert_eq!(classic.window(), 1);
+        while classic.window() < 4 {
+            classic.on_ack(Timestamp::ZERO, &ack(128));
+        }
+        // Bytes earned in long segments are many short ones.
+        classic.on_mss(100);
+        classic.on_ack(Timestamp::ZERO, &ack(20));
+        assert_eq!(classic.window(), 20);
+    }
+
+    #[test]
     fn slow_start_then_avoidance_then_the_peer_window() {
         let mut cc = Classic::new(1376);
         let now = Timestamp::ZERO;

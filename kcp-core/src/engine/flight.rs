@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(path.flight.limit(), INITIAL);
         assert_eq!(path.round(10_000, 0, 0, true), INITIAL, "nothing has arrived");
         let mut path = Path::new();
-        assert_eq!(path.round(10_000, 100, 0, true), LEAST);
+        assert_eq!(path.round(10_000, 100, 0, true), 32_768);
         // 10 bytes per microsecond, and 4 ms for timers.
         let mut path = Path::new();
         let limits = [(); 5].map(|()| path.round(10_000, 100_000, 0, true));

@@ -22,7 +22,7 @@ use crate::recv::assembler::Assembler;
 use crate::recv::reader::ReadQueue;
 use crate::rtt::RttEstimator;
 use crate::send::inflight::Inflight;
-use crate::send::queue::{SendQueue, fragments_of};
+use crate::send::queue::SendQueue;
 use crate::seq::Seq;
 use crate::stats::{Counters, Held, Stats};
 use crate::time::{Timestamp, WireClock, saturating_micros};
@@ -331,12 +331,8 @@ impl Engine {
     }
 
     pub(crate) fn check_message(&self, len: usize) -> Result<(), WriteError> {
-        let mss = self.params.mss();
-        let limit = mss.saturating_mul(MAX_FRAGMENTS);
-        if len > mss && fragments_of(len, mss) > MAX_FRAGMENTS {
-            return Err(WriteError::TooLarge { limit });
-        }
-        Ok(())
+        let limit = self.params.mss().saturating_mul(MAX_FRAGMENTS);
+        if len > limit { Err(WriteError::TooLarge { limit }) } else { Ok(()) }
     }
 
     /// Takes data without asking for room (the classic face has no bound; its users watch `waitsnd`).
@@ -387,8 +383,8 @@ impl Engine {
         (queued == 0 && self.params.send_buffer > 0) || queued.saturating_add(len) <= self.params.send_buffer
     }
 
-    pub(crate) fn owes_acks(&self) -> bool {
-        !self.acks.is_empty() || self.ack_due.is_some()
+    pub(crate) const fn owes_acks(&self) -> bool {
+        self.ack_due.is_some()
     }
 
     pub(crate) fn una(&self) -> Seq {
@@ -608,12 +604,8 @@ impl Engine {
     }
 
     /// Bytes of each datagram that are kept for a lead while one may come.
-    fn lead_room(&self) -> usize {
-        match () {
-            () if self.is_validated() => 0,
-            () if self.params.mtu < MIN_LEAD_MTU => DENIAL_LEN,
-            () => ANSWER_LEN,
-        }
+    const fn lead_room(&self) -> usize {
+        if self.params.mtu < MIN_LEAD_MTU { DENIAL_LEN } else { ANSWER_LEN }
     }
 
     fn push_lead(&self, now: Timestamp, lead: Lead, buf: &mut Vec<u8>) {
@@ -742,11 +734,9 @@ impl Engine {
     /// Appends the answer to data of a session that was not known before it: to one of ours that has had a session here it
     /// says that it is gone, to everybody else nothing.
     pub(crate) fn write_denial(&mut self, sn: Seq, ts: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
-        if wide(DENIAL_LEN) > self.allowance() {
-            return None;
-        }
-        self.push_denial(sn, ts, buf);
-        Some(self.count_one(DENIAL_LEN))
+        let mut denial = Vec::new();
+        self.push_denial(sn, ts, &mut denial);
+        self.write_answer(&denial, buf)
     }
 
     fn push_denial(&self, sn: Seq, ts: u32, buf: &mut Vec<u8>) {
@@ -844,7 +834,6 @@ impl Engine {
             self.hold_until = None;
         }
         if self.inflight.len() < self.send_limit() && !self.is_held() {
-            self.hold_until = None;
             self.congestion.on_app_limited(now);
         }
     }

@@ -206,8 +206,9 @@ impl Engine {
         }
     }
 
-    /// While the window lets nothing new through, for want of what was lost, that is sent twice: the path is idle, and the next
-    /// loss would keep it so for another round trip.
+    /// What is sent again is sent twice where the path is idle and the next loss would keep it so for another round trip: while the
+    /// window lets nothing new through for want of it, and, once it was lost twice, at the end of a burst. (A small one rides
+    /// along with what comes next instead.)
     fn write_copies(
         &mut self,
         now: Timestamp,
@@ -215,14 +216,16 @@ impl Engine {
         room: &mut Room,
         writer: &mut DatagramWriter<'_>,
     ) {
-        let blocked = self.flight.get().is_some()
-            && !self.queue.is_empty()
-            && self.inflight.len() >= self.send_limit()
-            && !self.is_flight_full();
-        if !blocked {
+        let blocked = self.flight.get().is_some() && self.inflight.len() >= self.send_limit();
+        let (least_xmit, longer_than) = match self.queue.is_empty() {
+            true if self.params.nodelay > 0 => (3, SMALL),
+            false if blocked => (2, 0),
+            _ => return self.inflight.leave_lone(),
+        };
+        if self.is_flight_full() {
             return self.inflight.leave_lone();
         }
-        while let Some((sn, slot)) = self.inflight.next_lone() {
+        while let Some((sn, slot)) = self.inflight.next_lone(least_xmit, longer_than) {
             let len = slot.data.len();
             if !matches!(room.fits(HEADER_LEN.saturating_add(len), writer), Fit::Yes) {
                 return;

@@ -272,6 +272,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn chunks_double_are_counted_and_end_with_their_last_segment() {
+        let mut ring = Assembler::new(Seq::new(0));
+        for sn in 1..=100u32 {
+            ring.insert(Seq::new(sn), 0, &vec![sn as u8; 100 + sn as usize % 3]);
+        }
+        let store = |ring: &Assembler| {
+            let store = &ring.ring.get().unwrap().store;
+            let capacity: usize = store.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum();
+            assert_eq!(store.capacity, capacity);
+            (store.chunks.len(), capacity)
+        };
+        let (chunks, capacity) = store(&ring);
+        assert!(chunks <= 10 && capacity < 3 * ring.bytes(), "{chunks} chunks of {capacity} bytes");
+        ring.insert(Seq::new(0), 0, b"x");
+        let last = |ring: &Assembler| {
+            let ring = ring.ring.get().unwrap();
+            ring.store.get(ring.slots.back().unwrap().unwrap()).as_ptr()
+        };
+        let before = last(&ring);
+        for sn in 0..100u32 {
+            assert_eq!(ring.front().map(|(_, data)| data[0]), Some(if sn == 0 { b'x' } else { sn as u8 }));
+            ring.pop();
+            assert_eq!(last(&ring), before, "nothing moves where little is wasted");
+        }
+        ring.pop();
+        assert_eq!(store(&ring), (0, 0));
+    }
+
     /// A small segment far ahead in the chunk of large ones that are taken soon, again and again.
     #[test]
     fn a_small_segment_pins_no_large_chunk() {

@@ -396,6 +396,7 @@ mod tests {
         queue.push(false, 1, b"ab").unwrap();
         assert!(!queue.is_readable(false) && queue.peek_len(false).is_none());
         assert_eq!(queue.read(false, &mut [0; 8]), 0, "an incomplete message is not read");
+        assert_eq!(queue.peek(false, &mut [0; 8]), 0);
         queue.push(false, 0, b"cd").unwrap();
         queue.push(false, 0, b"").unwrap();
         queue.push(false, 0, b"efg").unwrap();
@@ -445,6 +446,76 @@ mod tests {
                     assert_eq!((n, seen), if stream { (6, *b"abcdef") } else { (4, *b"abcd\0\0") });
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_stream_is_taken_segment_by_segment() {
+        let mut queue = ReadQueue::default();
+        for (frg, data) in [(200, b"ab"), (0, b"cd"), (0, b"ef")] {
+            queue.push(true, frg, data).unwrap();
+        }
+        assert_eq!(queue.peek_len(true), Some(2));
+        assert_eq!(queue.pop_message(true), Some(Bytes::from_static(b"ab")));
+        assert_eq!((queue.read(true, &mut [0; 1]), queue.bytes()), (1, 3));
+        assert_eq!(queue.pop_message(true), Some(Bytes::from_static(b"d")), "what is left of it");
+        assert_eq!(queue.pop_message(true), Some(Bytes::from_static(b"ef")));
+        assert_eq!((queue.pop_message(true), queue.len()), (None, 0));
+    }
+
+    #[test]
+    fn each_has_its_own_memory_where_whole_messages_are_taken() {
+        let mut queue = ReadQueue::default();
+        let own = |queue: &mut ReadQueue, data| {
+            queue.push(false, 0, data).unwrap();
+            queue.unread.get().unwrap().own.len()
+        };
+        assert_eq!(own(&mut queue, b"a"), 0);
+        queue.pop_message(false).unwrap();
+        assert_eq!([own(&mut queue, b"b"), own(&mut queue, b"")], [1, 1], "nothing needs no memory");
+        queue.read(false, &mut [0; 1]);
+        assert_eq!(own(&mut queue, b"c"), 0);
+    }
+
+    #[test]
+    fn what_a_large_burst_needed_goes_back_after_many_small_ones() {
+        let small = |queue: &mut ReadQueue, len: usize| {
+            queue.push(true, 0, &vec![0; len]).unwrap();
+            queue.read(true, &mut vec![0; len]);
+            queue.keeps()
+        };
+        // Many segments, or many bytes: either is enough. An eighth less each time, down to a quarter.
+        for (segments, len, bursts) in [(1000, 1, 10), (20, 60_000, 10)] {
+            let mut queue = ReadQueue::default();
+            assert!(!queue.keeps());
+            for _ in 0..segments {
+                queue.push(true, 0, &vec![0; len]).unwrap();
+            }
+            assert!(!queue.keeps());
+            queue.read(true, &mut vec![0; segments * len]);
+            assert_eq!((queue.len(), queue.keeps()), (0, true));
+            assert_eq!((0..100).take_while(|_| small(&mut queue, 1)).count(), bursts, "{segments}");
+            queue.trim();
+            assert!(small(&mut queue, 1));
+            queue.trim();
+            assert!(!queue.keeps());
+        }
+    }
+
+    #[test]
+    fn so_many_large_chunks_are_used_again() {
+        let mut queue = ReadQueue::default();
+        let spare = |queue: &ReadQueue| queue.unread.get().unwrap().store.spare.len();
+        for _ in 0..40 {
+            queue.push(true, 0, &vec![0; 60_000]).unwrap();
+        }
+        queue.read(true, &mut vec![0; 59_999]);
+        assert_eq!(spare(&queue), 0);
+        queue.read(true, &mut vec![0; 39 * 60_000]);
+        assert_eq!(spare(&queue), MAX_SPARE);
+        for n in 1..=3 {
+            queue.push(true, 0, &vec![0; 60_000]).unwrap();
+            assert_eq!(spare(&queue), MAX_SPARE - n);
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Slot {
     pub(crate) sent_at: Timestamp,
     /// Position of the latest transmission in send order.
     order: u64,
-    /// Microseconds; grows with every timeout. Only meaningful once `xmit > 1`.
+    /// Microseconds; grows with every timeout. 0 until it was sent again.
     rto: u64,
     /// Copies that have ridden along in other datagrams since the latest transmission.
     rides: u8,
@@ -310,13 +310,15 @@ impl Inflight {
         }
     }
 
-    /// The first of those sent again that no copy has followed yet.
-    pub(crate) fn next_lone(&mut self) -> Option<(Seq, &Slot)> {
+    /// The first of those sent again, so often at least and longer than so many bytes, that no copy has followed yet.
+    pub(crate) fn next_lone(&mut self, least_xmit: u32, longer_than: usize) -> Option<(Seq, &Slot)> {
         let Self { slots, una, repairs, .. } = self;
         let Repairs { resent, copied, .. } = repairs.get_mut()?;
         loop {
             let &(order, sn) = resent.get(resent.partition_point(|&(order, _)| order < *copied))?;
-            if let Some(slot) = find(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
+            if let Some(slot) = find(slots, *una, sn).filter(|slot| {
+                slot.is_latest(order) && slot.xmit >= least_xmit && slot.data.len() > longer_than
+            }) {
                 return Some((sn, slot));
             }
             *copied = order.wrapping_add(1);
@@ -523,7 +525,7 @@ impl Inflight {
         let repairs = repairs.make();
         let first_ride = repairs.others.iter().find(|ride| ride.sn == sn).map(|ride| ride.sent_at);
         let Some(slot) = find_mut(slots, *una, sn) else { return false };
-        let later = first_ride.filter(|_| slot.xmit == 1 && slot.rides > 0 && !slot.deferred);
+        let later = first_ride.filter(|_| slot.xmit == 1 && !slot.deferred);
         if let Some(deadline) = later.map(|at| at.plus_micros(first_rto)).filter(|&deadline| deadline > now) {
             slot.deferred = true;
             repairs.deadlines.push(Reverse((deadline, slot.order, sn.value())));
@@ -576,7 +578,7 @@ impl Inflight {
         let Some(Repairs { deadlines, .. }) = self.repairs.get_mut() else { return };
         let mut sn = self.una;
         for slot in &mut self.slots {
-            if slot.xmit > 1 && !slot.acked && !slot.due && slot.rto > rto {
+            if !slot.acked && !slot.due && slot.rto > rto {
                 slot.rto = rto;
                 // The entry with the old deadline is stale once this one has ended.
                 deadlines.push(Reverse((slot.sent_at.plus_micros(rto), slot.order, sn.value())));
@@ -951,7 +953,7 @@ mod tests {
     }
 
     fn lone(ring: &mut Inflight) -> Option<u32> {
-        ring.next_lone().map(|(sn, _)| sn.value())
+        ring.next_lone(2, 0).map(|(sn, _)| sn.value())
     }
 
     #[test]
@@ -1020,6 +1022,139 @@ mod tests {
             }
             assert_eq!(ring.tail().map(|(sn, _)| sn.value()), found.then(|| 19 - acked));
         }
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_neither_due_nor_outstanding() {
+        let mut ring = filled(0, 3);
+        assert!(ring.has_unacked() && !ring.has_due() && !ring.has_repairs());
+        ring.expire(at(101), RTO);
+        assert!(ring.has_due() && ring.has_repairs());
+        ring.on_ack(Seq::new(0), 1000);
+        assert_eq!(ring.peek_due().map(|(sn, ..)| sn.value()), Some(1), "0 has arrived");
+        ring.on_ack(Seq::new(1), 1001);
+        ring.on_ack(Seq::new(2), 1002);
+        assert_eq!((ring.has_unacked(), ring.len()), (false, 3));
+        let mut ring = filled(0, 2);
+        ring.expire(at(101), RTO);
+        ring.on_una(Seq::new(2));
+        assert!(!ring.has_due());
+    }
+
+    #[test]
+    fn a_ring_is_kept_where_something_was_in_it() {
+        let mut ring = Inflight::new(Seq::new(0));
+        assert!(!ring.keeps());
+        let mut ring2 = filled(0, 3);
+        assert!(!ring2.keeps());
+        ring2.on_una(Seq::new(3));
+        assert!(ring2.keeps());
+        ring2.trim();
+        assert!(!ring2.keeps());
+        // A copy that was booked when nothing was there.
+        ring.rode(Seq::new(0), 0, at(0));
+        assert!(ring.keeps());
+    }
+
+    #[test]
+    fn the_latest_transmission_and_those_known_to_have_arrived() {
+        let mut ring = filled(0, 3);
+        assert_eq!(ring.latest_and_arrived(), (2, 0));
+        ring.on_ack(Seq::new(1), 1001);
+        assert_eq!(ring.latest_and_arrived(), (2, 2));
+        assert_eq!(ring.expire(at(100), RTO), 1);
+        due(&mut ring, at(100));
+        assert_eq!(ring.latest_and_arrived(), (3, 2));
+        // Of what was sent more than once una does not tell which has arrived.
+        ring.on_una(Seq::new(1));
+        assert_eq!(ring.latest_and_arrived(), (3, 2));
+        ring.on_una(Seq::new(3));
+        assert_eq!(ring.latest_and_arrived(), (3, 3));
+    }
+
+    #[test]
+    fn so_many_other_transmissions_are_remembered() {
+        let mut ring = filled(0, 3);
+        for n in 0..=MAX_OTHERS as u32 {
+            ring.rode(Seq::new(n % 3), 7_000 + n, at(10 + u64::from(n)));
+        }
+        assert_eq!(ring.in_flight_since(Seq::new(0), 7_000), None, "the oldest is forgotten");
+        for n in 1..=MAX_OTHERS as u32 {
+            let since = ring.in_flight_since(Seq::new(n % 3), 7_000 + n);
+            assert_eq!(since, Some(at(10 + u64::from(n))));
+        }
+    }
+
+    #[test]
+    fn a_ride_of_another_takes_no_turn() {
+        let mut ring = filled(0, 2);
+        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(due(&mut ring, at(100)), [(0, Cause::Timeout)]);
+        assert_eq!(ride(&mut ring, 102, 1, 2), Some(1), "0 was just sent");
+        assert_eq!(ride(&mut ring, 106, 0, 2), Some(0));
+    }
+
+    /// Sn 0 was found lost and sent again at 10 ms.
+    fn repeated() -> Inflight {
+        let mut ring = filled(0, 2);
+        ring.on_ack(Seq::new(1), 1001);
+        assert_eq!(ring.detect_losses(1, 0), 1);
+        assert_eq!(due(&mut ring, at(10)), [(0, Cause::Fast)]);
+        assert_eq!(ring.next_deadline(RTO), Some(at(110)));
+        ring
+    }
+
+    #[test]
+    fn only_the_first_timeout_is_put_off_and_once() {
+        for rides in [false, true] {
+            let mut ring = repeated();
+            if rides {
+                ring.rode(Seq::new(0), 9_000, at(50));
+            }
+            assert_eq!(ring.expire(at(110), 2 * RTO), 1, "sent twice");
+        }
+        let mut ring = filled(0, 1);
+        ring.rode(Seq::new(0), 9_000, at(50));
+        assert_eq!(ring.expire(at(100), RTO), 0);
+        assert_eq!(ring.expire(at(150), 3 * RTO), 1, "put off before");
+    }
+
+    #[test]
+    fn an_ended_backoff_shortens_what_waits_longer_and_nothing_else() {
+        let mut ring = repeated();
+        ring.end_backoff(2 * RTO);
+        assert_eq!(ring.next_deadline(RTO), Some(at(110)));
+        assert_eq!(ring.expire(at(110), RTO), 1);
+        due(&mut ring, at(110));
+        assert_eq!(ring.next_deadline(RTO), Some(at(310)), "doubled once");
+        ring.end_backoff(RTO);
+        assert_eq!(ring.next_deadline(RTO), Some(at(210)));
+        assert_eq!(ring.expire(at(210), RTO), 1);
+        due(&mut ring, at(210));
+        assert_eq!(ring.next_deadline(RTO), Some(at(410)));
+        assert_eq!(ring.expire(at(410), RTO), 1);
+        // Due already: it is sent now anyway.
+        ring.end_backoff(RTO);
+        due(&mut ring, at(410));
+        assert_eq!(ring.next_deadline(RTO), Some(at(810)));
+    }
+
+    #[test]
+    fn what_the_peer_has_no_room_for_comes_back_in_order_as_the_window_opens() {
+        let mut ring = filled(u32::MAX, 4);
+        assert_eq!(ring.expire(at(103), RTO), 4);
+        while ring.has_due() {
+            ring.stall();
+        }
+        let mut back = |window| {
+            ring.unstall(window);
+            let all = due(&mut ring, at(110));
+            (all.into_iter().map(|(sn, _)| sn).collect::<Vec<_>>(), ring.is_stalled())
+        };
+        assert_eq!(back(0), (vec![u32::MAX], true), "the first asks whether there is room");
+        assert_eq!(back(1), (vec![], true));
+        assert_eq!(back(2), (vec![0], true));
+        assert_eq!(back(4), (vec![1, 2], false));
     }
 
     /// Random operations against a plain map that scans everything.

@@ -355,6 +355,76 @@ mod tests {
     }
 
     #[test]
+    fn a_small_write_with_nothing_before_it_has_memory_of_its_own() {
+        for (len, alone) in [(1, true), (50, true), (51, false)] {
+            let mut queue = SendQueue::default();
+            queue.push_bytes(&vec![7; len], 100);
+            assert_eq!(
+                (queue.alone.len(), queue.gathered.get().is_none()),
+                (if alone { len } else { 0 }, alone)
+            );
+            queue.push_bytes(b"x", 100);
+            assert!(queue.alone.is_empty(), "not any more");
+        }
+        let mut queue = SendQueue::default();
+        queue.copy_message(b"", 100);
+        assert_eq!((queue.alone.len(), queue.entries()), (0, 1));
+        // Where there is a chunk, it goes there, however little.
+        let mut queue = SendQueue::default();
+        queue.push_bytes(&[7; 51], 100);
+        drain(&mut queue, true, 100);
+        queue.push_bytes(b"x", 100);
+        assert!(queue.alone.is_empty());
+        // And where there is none, although there was one.
+        let mut queue = SendQueue::default();
+        queue.push_message(Bytes::from_static(b"x"));
+        drain(&mut queue, false, 100);
+        queue.copy_message(b"x", 100);
+        assert_eq!(queue.alone.len(), 1);
+    }
+
+    #[test]
+    fn long_messages_are_copied_apart() {
+        for (len, chunk) in [(CHUNK / 2, CHUNK / 2), (CHUNK / 2 + 1, 0)] {
+            let mut queue = SendQueue::default();
+            queue.copy_message(&vec![7; len], 1376);
+            assert_eq!(queue.gathered.get().unwrap().last_chunk, chunk);
+            assert_eq!(drain(&mut queue, false, 1376).iter().map(|(_, data)| data.len()).sum::<usize>(), len);
+        }
+    }
+
+    #[test]
+    fn only_so_many_chunks_wait_for_their_acknowledgement() {
+        let (mut queue, mut sent) = (SendQueue::default(), vec![]);
+        for n in 0..100 {
+            for _ in 0..CHUNK / 1024 {
+                queue.push_bytes(&[n; 1024], 1024);
+                sent.extend(queue.take(true, 1024, 1024));
+            }
+        }
+        assert_eq!(queue.gathered.get().unwrap().full.len(), MAX_FULL);
+        assert!(sent.iter().enumerate().all(|(i, piece)| piece.data[..] == [(i / 64) as u8; 1024]));
+    }
+
+    #[test]
+    fn a_chunk_goes_back_after_many_bursts_that_needed_none() {
+        for large in [40_000, 200_000] {
+            let mut queue = SendQueue::default();
+            queue.push_bytes(&vec![0; large], 1000);
+            drain(&mut queue, true, 1000);
+            queue.release();
+            let bursts = (0..100).take_while(|_| {
+                queue.push_bytes(&[0; 501], 1000);
+                drain(&mut queue, true, 1000);
+                queue.release();
+                queue.keeps()
+            });
+            // An eighth less each time, down to a quarter of the chunk.
+            assert_eq!(bursts.count(), if large == 40_000 { 10 } else { 18 });
+        }
+    }
+
+    #[test]
     fn interleaved_writes_and_cuts_keep_the_order() {
         let mut queue = SendQueue::default();
         let (mut sent, mut got) = (Vec::new(), Vec::new());

@@ -228,7 +228,7 @@ impl Seldom {
     /// Appends datagrams up to `limit` bytes of payload, one of any length at least.
     fn fill(&mut self, limit: usize, payload: &mut Vec<u8>) {
         while let Some(data) = self.out.queue.front() {
-            let len = payload.len().saturating_add(data.len()).saturating_add(DATAGRAM_OVERHEAD);
+            let len = payload.len().saturating_add(RECORD_OVERHEAD).saturating_add(data.len());
             if payload.len() > 1 && len > limit {
                 break;
             }
@@ -425,7 +425,7 @@ impl Extension {
             Control::Fin { sn, token } if token == self.own => {
                 self.answer_came = true;
                 engine.validate();
-                return self.on_fin(sn, engine);
+                return self.on_fin(sn);
             }
             Control::FinAck { sn, token }
                 if token == self.own && matches!(self.fin(), Fin::Sent { sn: sent, .. } if sent == sn) =>
@@ -472,11 +472,10 @@ impl Extension {
         proven && !deaf
     }
 
-    fn on_fin(&mut self, sn: Seq, engine: &Engine) -> Verdict {
-        match self.peer_fin() {
-            Some(known) if known != sn => return Verdict::Broken,
-            None if engine.has_received_from(sn) => return Verdict::Broken,
-            _ => {}
+    fn on_fin(&mut self, sn: Seq) -> Verdict {
+        // Whether more has arrived than that is looked at afterwards, as with whatever comes later.
+        if self.peer_fin().is_some_and(|known| known != sn) {
+            return Verdict::Broken;
         }
         let seldom = self.seldom.make();
         seldom.peer_fin = Some(sn);

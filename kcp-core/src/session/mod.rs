@@ -834,7 +834,6 @@ impl Session {
     fn nothing_to_read(&self) -> ReadError {
         let ended = self.extension.is_complete(&self.engine);
         match self.close_reason() {
-            Some(CloseReason::Finished) => ReadError::EndOfStream,
             Some(CloseReason::IdleTimeout) if self.config.idle_is_eof && !self.is_extended() => {
                 ReadError::EndOfStream
             }

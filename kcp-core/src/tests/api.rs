@@ -1,10 +1,13 @@
 //! What the small calls of both faces say, pinned: mutation testing found them untested.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::util::{lone, output, quiet, segment, sent};
-use crate::wire::Command::{Ack, Push};
-use crate::{Kcp, NoDelay, ReadError, Seed, SessionConfig, Timestamp};
+use crate::wire::Command::{self, Ack, Push};
+use crate::wire::Segments;
+use crate::{Held, Kcp, NoDelay, ReadError, RecvError, Seed, SessionConfig, Timestamp, WriteError};
 
 const NOW: Timestamp = Timestamp::from_millis(50);
 
@@ -64,7 +67,91 @@ fn presets_and_what_a_configuration_tells() {
     assert_eq!((config.mtu_bytes(), config.mss(), config.recv_window_segments()), (1000, 976, 9));
     assert!(!config.is_stream() && SessionConfig::fast().is_stream());
     assert_eq!(config.linger_time(), Duration::from_secs(3));
-    assert_eq!(config.connect_timeout_after(), Duration::from_secs(10));
+    let config = SessionConfig::normal().fast_limit(3).pacing(false);
+    assert_eq!((config.fast_limit, config.pacing, config.nodelay.nodelay), (3, false, 0));
+    assert_eq!(config.recv_buffer(7).send_buffer(8).buffers(), Held { received: 7, sent: 8 });
+    assert_eq!(SessionConfig::fast().connect_timeout_after(), Duration::from_secs(10));
+}
+
+/// All that the classic face wants to send now: (cmd, frg, payload length).
+fn classic(kcp: &mut Kcp) -> Vec<(Command, u8, usize)> {
+    kcp.flush();
+    let all: Vec<_> = core::iter::from_fn(|| kcp.poll_output()).collect();
+    let segments = all.iter().flat_map(|datagram| Segments::parse(datagram, 77).unwrap());
+    segments.map(|(header, payload)| (header.cmd, header.frg, payload.len())).collect()
+}
+
+#[test]
+fn the_classic_face_joins_bytes_in_stream_mode_and_keeps_messages_without() {
+    for stream in [false, true] {
+        let mut kcp = Kcp::new(77);
+        kcp.set_stream(stream);
+        kcp.update(0);
+        for n in [1000, 400] {
+            kcp.send(&vec![0; n]).unwrap();
+        }
+        // A window of one segment, for the first round trip.
+        let first = if stream { 1376 } else { 1000 };
+        assert_eq!(classic(&mut kcp), [(Push, 0, first)]);
+        assert_eq!(kcp.send(&[0; 1376 * 127]), Ok(1376 * 127));
+        let longer = kcp.send(&[0; 1376 * 127 + 1]);
+        let limit = 1376 * 127;
+        assert_eq!(longer, if stream { Ok(limit + 1) } else { Err(WriteError::TooLarge { limit }) });
+    }
+}
+
+#[test]
+fn the_classic_face_takes_an_empty_message_once() {
+    let mut kcp = Kcp::new(77);
+    for (sn, payload) in [b"".as_slice(), b"ab"].into_iter().enumerate() {
+        kcp.input(&segment(Push, 0, 128, 0, sn as u32, 0, payload)).unwrap();
+    }
+    let mut buf = [0; 2];
+    assert_eq!(kcp.recv(&mut buf), Ok(0));
+    assert_eq!(kcp.recv(&mut buf[..1]), Err(RecvError::BufferTooSmall { need: 2 }));
+    assert_eq!((kcp.recv(&mut buf), &buf), (Ok(2), b"ab"));
+    assert_eq!(kcp.recv(&mut buf), Err(RecvError::Empty));
+}
+
+#[test]
+fn the_classic_face_has_a_floor_of_its_own_under_the_timeout() {
+    let mut kcp = Kcp::new(77);
+    kcp.nodelay(1, 10, 0, 1);
+    kcp.set_min_rto(300);
+    kcp.update(0);
+    kcp.send(b"x").unwrap();
+    kcp.flush();
+    kcp.input(&segment(Ack, 0, 128, 0, 0, 1, b"")).unwrap();
+    assert_eq!(kcp.stats().rto, Duration::from_millis(300));
+}
+
+/// With nothing queued behind them, one skipped ACK is enough.
+#[test]
+fn the_classic_face_sends_again_early_if_told() {
+    for (early, again) in [(false, 0), (true, 1)] {
+        let mut kcp = Kcp::new(77);
+        kcp.nodelay(1, 10, 2, 1);
+        kcp.set_early_retransmit(early);
+        kcp.update(0);
+        for _ in 0..2 {
+            kcp.send(b"x").unwrap();
+        }
+        assert_eq!(classic(&mut kcp).len(), 2);
+        kcp.input(&segment(Ack, 0, 128, 0, 1, 0, b"")).unwrap();
+        assert_eq!(classic(&mut kcp).len(), again);
+    }
+}
+
+/// As `ikcp_update`: a tick follows the one before, unless it has passed as well.
+#[test]
+fn ticks_that_were_missed_are_not_made_up_for() {
+    for (late, next) in [(100, 200), (150, 200), (199, 200), (200, 300), (350, 450)] {
+        let mut kcp = Kcp::new(77);
+        kcp.update(0);
+        assert_eq!(kcp.check(0), 100);
+        kcp.update(late);
+        assert_eq!(kcp.check(late), next, "{late}");
+    }
 }
 
 /// A seed stored with a failure must give the same run for ever.
@@ -76,6 +163,7 @@ fn seeds_are_what_they_were() {
     let mut state = 0;
     let outputs = core::array::from_fn(|_| crate::seed::next_nonce(&mut state));
     assert_eq!(outputs, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+    assert_eq!((seed.ping, seed.path), (0x066B_B9DD_A109_F353, 0x2887_71B5_0520_A675));
     assert_ne!(seed.token, seed.ping);
     assert_ne!(seed.ping, seed.path);
     assert_ne!(seed.token, Seed::from_u64(0x0123_4567_89AB_CDEE).token);

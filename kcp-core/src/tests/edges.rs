@@ -378,23 +378,26 @@ fn a_hello_counts_in_a_probe_to_who_was_dialled() {
 /// What redundancy asks for is paid for anyway: however many copies there were, what is sent again rides.
 #[test]
 fn copies_of_what_is_sent_again_are_bounded_unless_redundancy_is_asked_for() {
-    let copies = |redundancy| {
+    let copies = |redundancy, lost| {
         let mut end = lone(quiet().redundancy(redundancy));
-        let mut now = at(0);
-        for round in 0..40 {
-            end.write(now, &[0; 64]).unwrap();
-            output(&mut end, now);
+        let (mut now, mut una) = (at(0), 0);
+        for _ in 0..40 {
+            for _ in 0..lost {
+                end.write(now, &[0; 64]).unwrap();
+                output(&mut end, now);
+            }
             now += Duration::from_secs(3);
-            assert!(sent(&mut end, now).contains(&(Push, round * 2, 64)));
+            assert!(sent(&mut end, now).contains(&(Push, una, 64)));
             now += Duration::from_millis(20);
             end.write(now, &[0; 64]).unwrap();
             output(&mut end, now);
-            end.handle_datagram(now, &segment(Wins, 0, 128, 0, 0, round * 2 + 2, b"")).unwrap();
+            una += lost + 1;
+            end.handle_datagram(now, &segment(Wins, 0, 128, 0, 0, una, b"")).unwrap();
         }
         end.stats().copies_sent
     };
     // Eight, and one of eight of the 80 segments.
-    assert_eq!((copies(0), copies(1)), (18, 40));
+    assert_eq!([copies(0, 1), copies(1, 1), copies(1, 2)], [18, 40, 80]);
 }
 
 #[test]
@@ -450,4 +453,248 @@ fn before_a_hello_nothing_else_is_heard() {
     assert_eq!(end.recv_datagram(), None);
     assert_eq!(sent(&mut end, at(0)), []);
     assert_eq!(end.poll_timeout(), None);
+}
+
+/// The window for what comes from `ikcp` is its tick, for one of ours half of that.
+#[test]
+fn the_timeout_allows_for_the_peers_tick() {
+    let mut pair = dialled(&quiet(), &link(), 4);
+    pair.run_for(Duration::from_secs(1));
+    for (end, tick) in [(&mut pair.ends[0], 5), (&mut lone(quiet()), 10)] {
+        let mut now = pair.now;
+        for n in 0..100u32 {
+            now += Duration::from_secs(1);
+            end.write(now, b"x").unwrap();
+            let (push, _) = output(end, now)[0][0];
+            now += Duration::from_millis(40);
+            end.handle_datagram(now, &segment(Ack, 0, 128, push.ts, n, n + 1, b"")).unwrap();
+        }
+        assert_eq!(end.rto(), Duration::from_millis(40 + tick));
+    }
+}
+
+#[test]
+fn the_floor_of_the_timeout_follows_the_mode() {
+    for (mode, floor) in [(0, 100), (1, 30), (2, 30)] {
+        let mut kcp = Kcp::new(77);
+        kcp.nodelay(mode, 10, 0, 1);
+        kcp.update(0);
+        kcp.send(b"x").unwrap();
+        kcp.flush();
+        kcp.input(&segment(Ack, 0, 128, 0, 0, 1, b"")).unwrap();
+        assert_eq!(kcp.stats().rto, Duration::from_millis(floor));
+    }
+}
+
+#[test]
+fn whatever_is_acknowledged_is_progress() {
+    // Out of order; in order what was acknowledged before.
+    for told in [&[(3_000, 1, 0)][..], &[(1_000, 0, 0), (3_000, 0, 1)]] {
+        let mut end = lone(quiet().user_timeout(Some(Duration::from_secs(5))));
+        for _ in 0..2 {
+            end.write(at(0), &[0; 1376]).unwrap();
+            output(&mut end, at(0));
+        }
+        for &(ms, sn, una) in told {
+            end.handle_datagram(at(ms), &segment(Ack, 0, 128, 0, sn, una, b"")).unwrap();
+        }
+        end.handle_timeout(at(7_999));
+        assert_eq!(end.close_reason(), None);
+        end.handle_timeout(at(8_000));
+        assert_eq!(end.close_reason(), Some(CloseReason::UserTimeout));
+    }
+}
+
+#[test]
+fn fragments_that_came_out_of_order_must_count_down_too() {
+    let mut end = lone(quiet().stream(false));
+    end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 1, 0, b"b")).unwrap();
+    let first = segment(Push, 5, 128, 0, 0, 0, b"a");
+    assert!(end.handle_datagram(at(0), &first).is_err());
+    assert_eq!(end.close_reason(), Some(CloseReason::ProtocolError));
+}
+
+/// Written every 15 ms, which is the longest rhythm that is waited for.
+#[test]
+fn what_is_owed_to_one_of_ours_waits_for_the_next_write() {
+    let ms = |n| Duration::from_micros(n);
+    // After the last write: when data came, and when it is acknowledged.
+    for (came, due) in [(1_000, 16_000), (900, 3_400), (15_999, 16_000), (16_000, 18_500), (17_000, 19_500)] {
+        let mut pair = dialled(&quiet(), &link(), 4);
+        pair.run_for(Duration::from_secs(1));
+        let mut now = pair.now;
+        let plain = &mut lone(quiet());
+        for (end, due) in [(&mut pair.ends[1], due), (plain, came + 2_500)] {
+            now = pair.now;
+            for _ in 0..3 {
+                now += ms(15_000);
+                end.write(now, b"x").unwrap();
+                output(end, now);
+            }
+            let una = end.una().value();
+            let acked = end.stats().segments_sent as u32;
+            end.handle_datagram(now + ms(came), &segment(Push, 0, 128, 0, una, acked, b"y")).unwrap();
+            assert_eq!(end.poll_timeout(), Some(now + ms(due)), "{came}");
+        }
+        assert!(now > pair.now);
+    }
+}
+
+/// The peer needs one in a round trip, or in four where that is steady.
+#[test]
+fn one_of_ours_gets_a_sample_when_it_needs_one() {
+    for (samples, gap) in [(6, 40), (11, 160)] {
+        for (after, acks) in [(gap - 1, 0), (gap, 1)] {
+            let mut pair = dialled(&quiet(), &link(), 4);
+            pair.run_for(Duration::from_secs(1));
+            let end = &mut pair.ends[1];
+            let mut now = pair.now;
+            let mut sn = end.una().value();
+            for n in 0..samples {
+                now += Duration::from_secs(1);
+                end.write(now, b"x").unwrap();
+                let (push, _) = output(end, now)[0][0];
+                now += Duration::from_millis(40);
+                end.handle_datagram(now, &segment(Ack, 0, 128, push.ts, n, n + 1, b"")).unwrap();
+            }
+            let mut answered = |now, una| {
+                end.handle_datagram(now, &segment(Push, 0, 128, 0, sn, una, b"y")).unwrap();
+                end.write(now, b"z").unwrap();
+                sn += 1;
+                sent(end, now).iter().filter(|&&(cmd, ..)| cmd == Ack).count()
+            };
+            assert_eq!(answered(now, samples), 1, "the first");
+            let later = now + Duration::from_millis(after);
+            assert_eq!(answered(later, samples + 1), acks, "{samples} {after}");
+        }
+    }
+}
+
+/// What was lost may be the answer to what is late: a small one behind a repaired hole rides once more.
+#[test]
+fn behind_a_repaired_hole_a_small_segment_rides_once_more() {
+    for (len, after, rides) in [(256, 9, true), (257, 9, false), (256, 10, false)] {
+        let mut end = lone(quiet());
+        end.write(at(0), b"x").unwrap();
+        output(&mut end, at(0));
+        for sn in [1, 0] {
+            end.handle_datagram(at(0), &segment(Push, 0, 128, 0, sn, 1, b"x")).unwrap();
+        }
+        output(&mut end, at(0));
+        end.write(at(after), &vec![0; len]).unwrap();
+        assert_eq!(sent(&mut end, at(after)), [(Push, 1, len)]);
+        end.write(at(after + 20), &[0; 300]).unwrap();
+        let next = sent(&mut end, at(after + 20));
+        assert_eq!(next.contains(&(Push, 1, len)), rides, "{len} {after}: {next:?}");
+    }
+}
+
+#[test]
+fn copies_ride_with_data_alone_and_in_no_slow_mode() {
+    for (mode, rides) in [(0, false), (1, true)] {
+        let numbers = crate::NoDelay { nodelay: mode, ..crate::NoDelay::TURBO };
+        let mut end = lone(quiet().nodelay(numbers).redundancy(2));
+        end.write(at(0), b"x").unwrap();
+        output(&mut end, at(0));
+        end.handle_datagram(at(20), &segment(Push, 0, 128, 0, 0, 0, b"y")).unwrap();
+        end.handle_datagram(at(20), &segment(Push, 0, 128, 0, 1, 0, b"y")).unwrap();
+        assert_eq!(sent(&mut end, at(20)), [(Ack, 1, 0)]);
+        end.write(at(21), b"z").unwrap();
+        assert_eq!(sent(&mut end, at(21)).contains(&(Push, 0, 1)), rides);
+    }
+}
+
+/// Cut short while the mtu was small.
+#[test]
+fn copies_of_fragments_keep_their_numbers() {
+    let mut kcp = Kcp::new(77);
+    kcp.set_mtu(50).unwrap();
+    kcp.nodelay(1, 10, 0, 1);
+    kcp.update(0);
+    let numbers = |kcp: &mut Kcp, now| {
+        kcp.update(now);
+        kcp.flush();
+        let all: Vec<_> = core::iter::from_fn(|| kcp.poll_output()).collect();
+        let all = all.iter().flat_map(|datagram| crate::wire::Segments::parse(datagram, 77).unwrap());
+        all.map(|(header, _)| (header.sn.value(), header.frg)).collect::<Vec<_>>()
+    };
+    kcp.send(&[0; 60]).unwrap();
+    assert_eq!(numbers(&mut kcp, 10), [(0, 2), (1, 1), (2, 0)]);
+    kcp.set_mtu(1400).unwrap();
+    assert_eq!(numbers(&mut kcp, 210), [(0, 2), (1, 1), (2, 0)]);
+    kcp.send(b"x").unwrap();
+    assert_eq!(numbers(&mut kcp, 220), [(3, 0), (0, 2), (1, 1), (2, 0)]);
+}
+
+/// The classic face is called in time for a timeout, whenever its next tick is.
+#[test]
+fn a_timeout_does_not_wait_for_the_tick() {
+    let mut kcp = Kcp::new(77);
+    kcp.nodelay(1, 5000, 0, 1);
+    kcp.update(0);
+    kcp.send(b"x").unwrap();
+    kcp.flush();
+    assert_eq!(kcp.check(0), 200);
+    kcp.update(199);
+    assert_eq!(kcp.stats().retransmits, 0);
+    kcp.update(200);
+    assert_eq!(kcp.stats().retransmits, 1);
+}
+
+#[test]
+fn owed_acknowledgements_wait_although_data_is_held() {
+    let mut end = lone(quiet());
+    end.set_write_delay(true);
+    end.write(at(0), b"x").unwrap();
+    end.handle_datagram(at(1), &segment(Push, 0, 128, 0, 0, 0, b"y")).unwrap();
+    assert_eq!(sent(&mut end, at(1)), []);
+    end.set_write_delay(true);
+    assert!(end.is_holding());
+    end.set_write_delay(false);
+    assert!(!end.is_holding());
+}
+
+#[test]
+fn an_empty_buffer_reads_nothing_where_there_is_nothing() {
+    let mut end = lone(quiet().send_buffer(3));
+    assert_eq!(end.read(at(0), &mut []), Err(ReadError::Empty));
+    end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 0, 0, b"x")).unwrap();
+    assert_eq!(end.read(at(0), &mut []), Ok(0));
+    end.write(at(0), b"abc").unwrap();
+    assert!(!end.is_write_ready());
+    end.shutdown();
+    assert!(end.is_write_ready(), "the error comes without waiting");
+}
+
+#[test]
+fn what_was_found_lost_is_due_at_once() {
+    let mut end = lone(quiet());
+    for _ in 0..3 {
+        end.write(at(0), &[0; 1376]).unwrap();
+        output(&mut end, at(0));
+    }
+    let acks = [1, 2].map(|sn| segment(Ack, 0, 128, 0, sn, 0, b"")).concat();
+    end.handle_datagram(at(40), &acks).unwrap();
+    assert_eq!(end.poll_timeout(), Some(Timestamp::ZERO));
+    assert_eq!(sent(&mut end, at(40)), [(Push, 0, 1376)]);
+    assert!(end.poll_timeout() > Some(at(40)));
+}
+
+/// More could be sent than the window lets through, for want of its first.
+#[test]
+fn what_holds_the_window_is_sent_twice_as_it_is() {
+    let mut end = lone(quiet().stream(false));
+    end.handle_datagram(at(0), &segment(Wins, 0, 1000, 0, 0, 0, b"")).unwrap();
+    for n in 0..100 {
+        end.write(at(0), &[n; 2 * 1376]).unwrap();
+    }
+    assert_eq!(output(&mut end, at(0)).len(), 128, "until it is known what the path takes");
+    let acks: Vec<_> = (1..=120).map(|sn| segment(Ack, 0, 128, 0, sn, 0, b"")).collect();
+    end.handle_datagram(at(40), &acks.concat()).unwrap();
+    let mut buf = vec![];
+    let run = end.poll_transmit(at(40), crate::Framing { max_datagrams: 7 }, &mut buf).unwrap();
+    assert_eq!((run.datagrams, run.stride, end.stats().copies_sent), (2, 1400, 1));
+    assert_eq!(buf[..1400], segment(Push, 1, 2048, 40, 0, 0, &[0; 1376]));
+    assert!(buf[..1400] == buf[1400..]);
+    assert_eq!(sent(&mut end, at(40)), []);
 }

@@ -3,6 +3,7 @@
 
 mod api;
 mod classic;
+mod controller;
 mod hostile;
 mod liveness;
 mod loss;
@@ -17,3 +18,6 @@ mod amplification;
 mod edges;
 mod extension;
 mod flight;
+mod kept;
+mod said;
+mod unproven;

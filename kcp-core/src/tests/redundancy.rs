@@ -78,6 +78,19 @@ fn a_ride_puts_the_timeout_off_once() {
     assert!(sent(&mut end, at(350)).contains(&(Push, 0, 64)));
 }
 
+/// The end of a burst waits for nothing but this one segment.
+#[test]
+fn what_was_lost_twice_and_is_too_long_to_ride_is_sent_twice_at_the_end_of_a_burst() {
+    let transmissions = |len: usize, config: SessionConfig| {
+        let mut end = lone(config);
+        end.write(at(0), &vec![0; len]).unwrap();
+        [0, 250, 700, 1700, 4000].map(|ms| sent(&mut end, at(ms)).len())
+    };
+    assert_eq!(transmissions(257, config()), [1, 1, 2, 2, 2]);
+    assert_eq!(transmissions(256, config()), [1; 5], "rides along with what comes next");
+    assert_eq!(transmissions(257, quiet().nodelay(NoDelay::NORMAL)), [1; 5]);
+}
+
 #[test]
 fn what_is_sent_again_rides_once_with_the_next() {
     let mut end = lone(config());

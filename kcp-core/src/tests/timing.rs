@@ -38,7 +38,7 @@ fn a_large_segment_backs_off_from_the_first_timeout() {
     sent(&mut end, at(0));
     assert_eq!(sent(&mut end, at(200)), [(Push, 0, 257)]);
     assert_eq!(end.poll_timeout(), Some(at(500)));
-    assert_eq!(sent(&mut end, at(500)), [(Push, 0, 257)]);
+    assert_eq!(sent(&mut end, at(500)), [(Push, 0, 257); 2], "lost twice, and nothing else waits");
     assert_eq!(end.poll_timeout(), Some(at(950)));
 }
 

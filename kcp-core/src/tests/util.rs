@@ -74,6 +74,7 @@ impl Pair {
         let (s0, s1) = (0u32.wrapping_sub(seed as u32 % 40), 0u32.wrapping_sub(seed as u32 % 7));
         ends[0].set_initial_sn(s0, s1);
         ends[1].set_initial_sn(s1, s0);
+        assert_eq!(ends[1].una(), Seq::new(s0));
         Self {
             now: START,
             ends,

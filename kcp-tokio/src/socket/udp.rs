@@ -20,14 +20,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Receive buffers: one GRO train each.
 const BATCH: usize = 16;
-/// A call takes time for every buffer that it is given, used or not.
-const MIN_BATCH: usize = 2;
 /// The longest train, and the longest datagram.
 const BUFFER: usize = 65_536;
 
 thread_local! {
     /// Borrowed for the length of one receive call, so that idle sockets own no buffer.
-    static BUFFERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFERS: RefCell<(Vec<u8>, Vec<RecvMeta>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 /// A UDP socket with what the system offers for many datagrams at once. Whatever it refuses is done without, from then on.
@@ -35,8 +33,11 @@ thread_local! {
 pub(crate) struct UdpIo<C = System> {
     io: Readiness,
     calls: C,
-    /// Buffers of the next receive call.
+    /// Buffers of the next receive call: as many as lately were needed and one more, which stays empty when all has come. But one after
+    /// a datagram that came alone: a call takes time for every buffer that it is given.
     batch: AtomicUsize,
+    /// The one buffer was filled: the next turn will ask whether there is more, when whoever was woken by it has run.
+    in_doubt: AtomicBool,
     /// Refused so far.
     no_gso: AtomicBool,
     no_recvmmsg: AtomicBool,
@@ -106,6 +107,10 @@ impl Calls for System {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> io::Result<usize> {
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        if let ([buffer], [meta]) = (&mut *buffers, &mut *meta) {
+            return one::recv(socket, buffer, meta).map(|()| 1);
+        }
         self.state.recv(UdpSockRef::from(socket), buffers, meta)
     }
 
@@ -131,6 +136,52 @@ fn refuses_trains(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     const EINVAL: i32 = 22;
     matches!(error.raw_os_error(), Some(EIO | EINVAL))
+}
+
+/// `recvmsg`: one datagram, or a train of them.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+mod one {
+    use std::cell::RefCell;
+    use std::io::{self, IoSliceMut};
+    use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+    use std::os::fd::AsRawFd;
+
+    use nix::cmsg_space;
+    use nix::errno::Errno;
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
+    use quinn_udp::RecvMeta;
+
+    thread_local! {
+        /// Room for what somebody may have asked for who made the socket, too.
+        static CONTROL: RefCell<Vec<u8>> = RefCell::new(cmsg_space!([u64; 16]));
+    }
+
+    pub(super) fn recv(
+        socket: &UdpSocket,
+        buffer: &mut IoSliceMut<'_>,
+        meta: &mut RecvMeta,
+    ) -> io::Result<()> {
+        CONTROL.with_borrow_mut(|control| {
+            let mut buffers = [IoSliceMut::new(buffer)];
+            let received = loop {
+                let flags = MsgFlags::empty();
+                match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut buffers, Some(control), flags) {
+                    Err(Errno::EINTR) => {}
+                    received => break received?,
+                }
+            };
+            let segment = received.cmsgs()?.find_map(|message| match message {
+                ControlMessageOwned::UdpGroSegments(segment) => usize::try_from(segment).ok(),
+                _ => None,
+            });
+            let v4 = |from: &SockaddrStorage| Some(SocketAddrV4::from(*from.as_sockaddr_in()?).into());
+            let v6 = |from: &SockaddrStorage| Some(SocketAddrV6::from(*from.as_sockaddr_in6()?).into());
+            let from: Option<SocketAddr> = received.address.and_then(|from| v4(&from).or_else(|| v6(&from)));
+            meta.addr = from.ok_or(io::ErrorKind::InvalidData)?;
+            (meta.len, meta.stride) = (received.bytes, segment.unwrap_or(received.bytes));
+            Ok(())
+        })
+    }
 }
 
 /// `sendmmsg`: datagrams to several peers in one call.
@@ -179,6 +230,7 @@ impl UdpIo {
         }
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let_fragment(&io);
+        ask_for_less(&io);
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
         let _ = socket.set_recv_buffer_size(buffer);
@@ -197,7 +249,8 @@ impl<C: Calls> UdpIo<C> {
         Ok(Self {
             io: Readiness::new(io)?,
             calls,
-            batch: AtomicUsize::new(MIN_BATCH),
+            batch: AtomicUsize::new(1),
+            in_doubt: AtomicBool::new(false),
             no_gso: AtomicBool::new(false),
             no_recvmmsg: AtomicBool::new(false),
             no_sendmmsg: AtomicBool::new(false),
@@ -234,6 +287,24 @@ fn let_fragment(io: &UdpSocket) {
 
 #[cfg(not(target_os = "linux"))]
 const fn let_fragment(_: &UdpSocket) {}
+
+/// Undoes more of what quinn-udp sets: nobody here reads a datagram's time of arrival, destination or class, and telling them took
+/// a tenth of the time that sending and receiving a small one does.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+fn ask_for_less(io: &UdpSocket) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    // Refusal is not an error: the same is done, a little slower.
+    let _ = setsockopt(io, sockopt::ReceiveTimestampns, &false);
+    let _ = setsockopt(io, sockopt::Ipv4PacketInfo, &false);
+    let _ = setsockopt(io, sockopt::IpRecvTos, &false);
+    if io.local_addr().is_ok_and(|addr| addr.is_ipv6()) {
+        let _ = setsockopt(io, sockopt::Ipv6RecvPacketInfo, &false);
+        let _ = setsockopt(io, sockopt::Ipv6RecvTClass, &false);
+    }
+}
+
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+const fn ask_for_less(_: &UdpSocket) {}
 
 /// `EMSGSIZE`, which has no kind of its own.
 fn is_too_long(error: &io::Error) -> bool {
@@ -300,11 +371,15 @@ fn bind_with(addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) 
 
 impl<C: Calls> DatagramSocket for UdpIo<C> {
     fn poll_recv(&self, cx: &mut Context<'_>, sink: Sink<'_>) -> Poll<io::Result<()>> {
-        BUFFERS.with_borrow_mut(|storage| {
+        if self.in_doubt.load(Ordering::Relaxed) {
+            self.in_doubt.store(false, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        BUFFERS.with_borrow_mut(|(storage, meta)| {
             // Zeroed once per thread, by the allocator.
             storage.resize(BATCH * BUFFER, 0);
-            let mut meta = [RecvMeta::default(); BATCH];
-            // As many buffers as lately were needed, and one more: then what came was all.
+            meta.resize(BATCH, RecvMeta::default());
             let batch = self.batch.load(Ordering::Relaxed);
             let received = ready!(self.io.poll_recv(cx, |socket| {
                 if !self.no_recvmmsg.load(Ordering::Relaxed) {
@@ -317,6 +392,10 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
                     };
                     match self.calls.recv(socket, buffers, meta) {
                         Err(error) if is_missing(&error) => self.no_recvmmsg.store(true, Ordering::Relaxed),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            self.batch.store(1, Ordering::Relaxed);
+                            return Err(error);
+                        }
                         received => return received.map(|received| (received, received < batch)),
                     }
                 }
@@ -326,7 +405,10 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
                 }
                 Ok((1, false))
             }))?;
-            self.batch.store((received + 1).next_power_of_two().clamp(MIN_BATCH, BATCH), Ordering::Relaxed);
+            let alone = received == 1 && batch > 1;
+            let next = if alone { 1 } else { (received + 1).next_power_of_two().min(BATCH) };
+            self.batch.store(next, Ordering::Relaxed);
+            self.in_doubt.store(batch == 1 && received == 1, Ordering::Relaxed);
             for (meta, buffer) in meta.iter().take(received).zip(storage.chunks_mut(BUFFER)) {
                 if let Some(datagrams) = buffer.get_mut(..meta.len) {
                     sink(meta.addr, datagrams, meta.stride);
@@ -399,6 +481,7 @@ mod tests {
     use super::*;
     use crate::{KcpConfig, KcpEndpoint, KcpStream};
     use std::sync::Arc;
+    use std::task::{Wake, Waker};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// The real calls, but for those that it refuses with an error of the system.
@@ -453,7 +536,16 @@ mod tests {
     }
 
     fn refusing(gso: Option<i32>, recvmmsg: Option<i32>, sendmmsg: Option<i32>) -> Arc<UdpIo<Refusing>> {
-        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        refusing_at("127.0.0.1:0", gso, recvmmsg, sendmmsg)
+    }
+
+    fn refusing_at(
+        addr: &str,
+        gso: Option<i32>,
+        recvmmsg: Option<i32>,
+        sendmmsg: Option<i32>,
+    ) -> Arc<UdpIo<Refusing>> {
+        let socket = bind(addr.parse().unwrap()).unwrap();
         let state = UdpSocketState::new(UdpSockRef::from(&socket)).unwrap();
         let system = System { state, marked: false, peer: None };
         let (trains, batches, longest) = Default::default();
@@ -495,6 +587,72 @@ mod tests {
             client.await.unwrap();
         }
         server
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What one look at the socket brings, and whether another was asked for.
+    fn look(socket: &UdpIo<Refusing>) -> (Option<Vec<u8>>, bool) {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut got = None;
+        let mut sink = |_: SocketAddr, datagrams: &mut [u8], stride: usize| {
+            assert_eq!((got.take(), stride), (None, datagrams.len()));
+            got = Some(datagrams.to_vec());
+        };
+        let ready = socket.poll_recv(&mut Context::from_waker(&waker), &mut sink).is_ready();
+        assert_eq!(ready, got.is_some());
+        (got, woken.0.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn behind_a_datagram_that_came_alone_the_next_turn_looks() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = refusing_at(any, None, None, None);
+            let peer = UdpSocket::bind(any).unwrap();
+            peer.connect(socket.local_addr().unwrap()).unwrap();
+            for round in 0..3u8 {
+                peer.send(&[round, 1]).unwrap();
+                peer.send(&[round, 2, 2]).unwrap();
+                while look(&socket).0 != Some(vec![round, 1]) {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(look(&socket), (None, true), "first whoever was woken");
+                assert_eq!(look(&socket), (Some(vec![round, 2, 2]), false));
+                assert_eq!(look(&socket), (None, false), "the second of two buffers was empty");
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn nothing_is_asked_of_a_datagram_that_nobody_reads() {
+        use nix::sys::socket::{getsockopt, sockopt};
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = UdpIo::new(bind(any.parse().unwrap()).unwrap(), &KcpConfig::default()).unwrap();
+            let socket = socket.io.socket();
+            let asked = [
+                getsockopt(socket, sockopt::ReceiveTimestampns),
+                getsockopt(socket, sockopt::Ipv4PacketInfo),
+                getsockopt(socket, sockopt::IpRecvTos),
+            ];
+            assert_eq!(asked, [Ok(false); 3]);
+            if any.starts_with('[') {
+                let asked = [
+                    getsockopt(socket, sockopt::Ipv6RecvPacketInfo),
+                    getsockopt(socket, sockopt::Ipv6RecvTClass),
+                ];
+                assert_eq!(asked, [Ok(false); 2]);
+            }
+            assert_eq!(getsockopt(socket, sockopt::UdpGroSegment), Ok(true));
+        }
     }
 
     #[tokio::test]
