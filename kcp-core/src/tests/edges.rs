@@ -689,12 +689,12 @@ fn what_holds_the_window_is_sent_twice_as_it_is() {
         end.write(at(0), &[n; 2 * 1376]).unwrap();
     }
     assert_eq!(output(&mut end, at(0)).len(), 128, "until it is known what the path takes");
-    let acks: Vec<_> = (1..=120).map(|sn| segment(Ack, 0, 128, 0, sn, 0, b"")).collect();
+    let acks: Vec<_> = (3..=120).map(|sn| segment(Ack, 0, 126, 0, sn, 2, b"")).collect();
     end.handle_datagram(at(40), &acks.concat()).unwrap();
     let mut buf = vec![];
     let run = end.poll_transmit(at(40), crate::Framing { max_datagrams: 7 }, &mut buf).unwrap();
     assert_eq!((run.datagrams, run.stride, end.stats().copies_sent), (2, 1400, 1));
-    assert_eq!(buf[..1400], segment(Push, 1, 2048, 40, 0, 0, &[0; 1376]));
+    assert_eq!(buf[..1400], segment(Push, 1, 2048, 40, 2, 0, &[1; 1376]));
     assert!(buf[..1400] == buf[1400..]);
     assert_eq!(sent(&mut end, at(40)), []);
 }
