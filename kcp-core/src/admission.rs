@@ -65,14 +65,16 @@ pub struct Epitaph {
 pub fn answer_for(datagram: &[u8], epitaph: Option<&Epitaph>) -> Option<Vec<u8>> {
     let conv = conv_of(datagram)?;
     let answer = Segments::parse(datagram, conv).ok()?.find_map(|(header, payload)| {
+        // Where no hellos were exchanged one of ours may mean who was here before: what that got is not ours to acknowledge.
+        let greeted = epitaph.is_some_and(|epitaph| epitaph.peer.is_some());
         let (mut wnd, mut una) = (0, epitaph.map(|epitaph| epitaph.una));
         let (mut sn, mut ts) = (Seq::new(1), 0);
         let mut answer = vec![];
         match header.cmd {
             // Our last acknowledgement was lost. The window is 0: nothing more is taken.
             Command::Push if una.is_some_and(|una| header.sn.is_before(una)) => {
-                if epitaph.is_some_and(|epitaph| epitaph.peer.is_none()) {
-                    // Nor is it ours to acknowledge if one of our kind means who was here before; to a plain peer it is the same.
+                if !greeted {
+                    // To a plain peer it is the same.
                     answer.push(MAGIC);
                     (sn, ts) = (header.sn, header.ts);
                 }
@@ -87,7 +89,7 @@ pub fn answer_for(datagram: &[u8], epitaph: Option<&Epitaph>) -> Option<Vec<u8>>
                 let control = controls(payload)?.find_map(|control| reply(&control, epitaph))?;
                 answer.push(MAGIC);
                 control.encode(&mut answer);
-                una = una.or(Some(header.una.plus(NOTHING_ACKED)));
+                una = una.filter(|_| greeted).or(Some(header.una.plus(NOTHING_ACKED)));
             }
         }
         let len = u32::try_from(answer.len()).ok()?;

@@ -414,9 +414,7 @@ impl Extension {
                 self.token = true;
                 self.next_hello = None;
             }
-            Control::Reset { proof } => {
-                return self.on_reset(now, proof == self.own || Some(proof) == self.ping);
-            }
+            Control::Reset { .. } => return self.on_reset(now, self.proves(message)),
             _ if self.peer.is_none() => {}
             Control::Token { token } if token == self.own => {
                 self.answer_came = true;
@@ -452,6 +450,11 @@ impl Extension {
             _ => {}
         }
         Verdict::Nothing
+    }
+
+    /// Whether this is a reset by who knows our token, or our last ping.
+    pub(super) fn proves(&self, message: Control<'_>) -> bool {
+        matches!(message, Control::Reset { proof } if proof == self.own || Some(proof) == self.ping)
     }
 
     fn on_reset(&mut self, now: Timestamp, proven: bool) -> Verdict {

@@ -203,6 +203,10 @@ impl Session {
                 if error == InputError::UnaBeyondSent && !self.is_validated() {
                     // It speaks to another that was here before.
                     self.extension.answer_stranger(datagram);
+                } else if error == InputError::UnaBeyondSent && self.is_reset(now, datagram) {
+                    // Who was started anew cannot know what of ours would acknowledge nothing.
+                    self.close(CloseReason::Reset);
+                    return Err(InputError::Closed(CloseReason::Reset));
                 }
                 return Err(error);
             }
@@ -534,6 +538,13 @@ impl Session {
     /// What is asked at an address.
     const fn path_nonce(&self, path: u64) -> u64 {
         mix(self.path_secret ^ path)
+    }
+
+    /// Whether a datagram of which nothing else counts carries a reset that is to be believed.
+    fn is_reset(&mut self, now: Timestamp, datagram: &[u8]) -> bool {
+        let proven = self.is_said(datagram, |_, control| self.extension.proves(control));
+        let said = self.is_said(datagram, |_, control| matches!(control, Control::Reset { .. }));
+        said && self.extension.is_on() && self.extension.believes_reset(now, proven, true)
     }
 
     /// Whether a datagram of this conversation, from wherever it came, carries such a control message.

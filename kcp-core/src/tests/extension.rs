@@ -300,6 +300,23 @@ fn a_server_that_lost_its_memory_says_so() {
 }
 
 #[test]
+fn whoever_has_only_listened_hears_of_a_restart() {
+    let mut pair = dialled(&quiet().keepalive(Some(Duration::from_secs(5))), &lossy(0), 5);
+    pair.run_for(Duration::from_secs(1));
+    // A hundred megabytes have come, nothing was sent: of what it sends it tells nothing in its ping.
+    pair.ends[0].set_initial_sn(0, 100_000);
+    let mut answer = None;
+    while answer.is_none() {
+        pair.now = pair.ends[0].poll_timeout().unwrap();
+        pair.ends[0].handle_timeout(pair.now);
+        let sent = datagrams(&mut pair.ends[0], pair.now);
+        answer = sent.iter().find_map(|ping| answer_for(ping, None));
+    }
+    let _ = pair.ends[0].handle_datagram(pair.now, &answer.unwrap());
+    assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Reset));
+}
+
+#[test]
 fn a_hello_to_nobody_is_refused() {
     let mut client = Session::connect(77, Arc::new(quiet()), Seed::from_u64(1), Timestamp::ZERO);
     let mut probe = vec![];
@@ -356,6 +373,11 @@ fn the_tombstone_of_another_life_acknowledges_nothing_of_ours() {
             pair.ends[0].write(now, b"second").unwrap();
             datagrams(&mut pair.ends[0], now);
         }
+        let mut ping = vec![MAGIC];
+        Control::Ping { nonce: 5 }.encode(&mut ping);
+        let answer_to_ping =
+            answer_for(&segment(Command::Wask, 0, 128, 0, 1, 0, &ping), Some(&server.epitaph())).unwrap();
+        assert_eq!(answer_to_ping[16..20], 0xFFFF_0001u32.to_le_bytes(), "it acknowledges nothing");
         let held = pair.ends[0].held();
         assert!(pair.ends[0].handle_datagram(pair.now, &answer).is_err());
         assert_eq!(pair.ends[0].close_reason(), in_flight.then_some(CloseReason::Reset));
