@@ -350,10 +350,13 @@ impl Extension {
         payload
     }
 
-    /// One in an open session, of a few.
-    fn late_hello(&mut self) -> Option<Vec<u8>> {
+    /// One in an open session, of a few, if it is time.
+    pub(super) fn late_hello(&mut self, now: Timestamp) -> Option<Vec<u8>> {
+        self.next_hello.filter(|at| *at <= now)?;
+        self.next_hello = None;
         let sent = self.hellos.as_mut().filter(|sent| **sent < MAX_HELLOS)?;
         *sent = sent.saturating_add(1);
+        self.next_hello = Some(now.plus_micros(HELLO_WAIT));
         Some(self.hello(0))
     }
 
@@ -620,14 +623,6 @@ impl Extension {
     ) -> Option<(Command, Vec<u8>)> {
         let mut payload = vec![MAGIC];
         let mut cmd = Command::Wins;
-        if self.next_hello.is_some_and(|at| at <= now) {
-            self.next_hello = Some(now.plus_micros(HELLO_WAIT));
-            let hello = self.late_hello();
-            if hello.is_none() {
-                self.next_hello = None;
-            }
-            return hello.map(|hello| (Command::Wask, hello));
-        }
         let (unproven, mute) = (engine.needs_token(), engine.is_mute() && !self.reset);
         let leads = unproven && !engine.is_mute();
         if self.is_fin_due(shutdown, engine) && !mute {

@@ -658,6 +658,10 @@ impl Session {
         if self.extension.is_silent() && !self.shutdown {
             return None;
         }
+        if let Some(hello) = self.extension.late_hello(now) {
+            // As one that opens: there may have been no data yet that did.
+            return Some(self.engine.write_opening_probe(now, &hello, buf));
+        }
         // The end of a session is not the end of its stream: what was not sent is forgotten, and would be missed by nobody.
         let shutdown = self.shutdown && !self.is_closed();
         // What may not be sent to an address that is not proven is lost, as it might be on the way.

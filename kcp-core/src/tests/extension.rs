@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kcp_netsim::LinkConfig;
 
 use super::util::{Pair, START, output, pattern, quiet, segment};
-use crate::admission::{Epitaph, answer_for};
+use crate::admission::{Epitaph, Opening, answer_for, first_segment};
 use crate::seq::Seq;
 use crate::wire::control::{Control, MAGIC, controls};
 use crate::wire::{Command, Header};
@@ -314,6 +314,22 @@ fn whoever_has_only_listened_hears_of_a_restart() {
     }
     let _ = pair.ends[0].handle_datagram(pair.now, &answer.unwrap());
     assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Reset));
+}
+
+#[test]
+fn a_lazy_client_that_has_nothing_to_say_yet_is_let_in() {
+    // Found by simulation: its hello was none that opens a session, and it believed the reset that answered it.
+    let mut client = Session::connect_lazy(77, Arc::new(quiet()), Seed::from_u64(1), Timestamp::ZERO);
+    assert!(datagrams(&mut client, Timestamp::ZERO).is_empty());
+    let now = client.poll_timeout().unwrap();
+    let [hello] = &datagrams(&mut client, now)[..] else { panic!("a hello") };
+    assert_eq!(first_segment(hello, 128), Some((77, Opening::Probe)));
+    let mut server = Session::accept(77, Arc::new(quiet()), Seed::from_u64(2), now);
+    server.handle_datagram(now, hello).unwrap();
+    for answer in datagrams(&mut server, now) {
+        client.handle_datagram(now, &answer).unwrap();
+    }
+    assert!(client.is_extended() && server.is_extended());
 }
 
 #[test]
