@@ -9,7 +9,7 @@ use kcp_netsim::{LinkConfig, Loss};
 fn main() {
     let mut numbers = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
     let mut number = |default| numbers.next().unwrap_or(default);
-    let (seeds, messages, bursts) = (number(20), number(1500), number(80));
+    let (seeds, messages, bursts) = (number(20), number(1500), number(200));
     println!("one 64 B message per 20 ms, echoed, RTT 50 ms, {seeds} seeds of {messages} messages");
     table(SMALL, seeds, messages);
     println!("\na burst of 64 KiB, its answer, 200 ms, RTT 50 ms, {seeds} seeds of {bursts} bursts");
