@@ -205,8 +205,7 @@ impl Session {
                     self.extension.answer_stranger(datagram);
                 } else if error == InputError::UnaBeyondSent && self.is_reset(now, datagram) {
                     // Who was started anew cannot know what of ours would acknowledge nothing.
-                    self.close(CloseReason::Reset);
-                    return Err(InputError::Closed(CloseReason::Reset));
+                    return Err(self.end_by_reset());
                 }
                 return Err(error);
             }
@@ -274,11 +273,13 @@ impl Session {
             Life::Other => true,
             Life::Denied { proven } => self.extension.believes_reset(now, proven, alone),
         };
-        if !reset {
-            return Err(InputError::OtherLife);
-        }
+        Err(if reset { self.end_by_reset() } else { InputError::OtherLife })
+    }
+
+    /// The peer is not the one that this session is with, before anything of its datagram counts.
+    fn end_by_reset(&mut self) -> InputError {
         self.close(CloseReason::Reset);
-        Err(InputError::Closed(CloseReason::Reset))
+        InputError::Closed(CloseReason::Reset)
     }
 
     fn apply_controls(&mut self, now: Timestamp, datagram: &[u8], opening: bool) -> Result<(), InputError> {
@@ -542,9 +543,13 @@ impl Session {
 
     /// Whether a datagram of which nothing else counts carries a reset that is to be believed.
     fn is_reset(&mut self, now: Timestamp, datagram: &[u8]) -> bool {
+        if !self.extension.is_on()
+            || !self.is_said(datagram, |_, control| matches!(control, Control::Reset { .. }))
+        {
+            return false;
+        }
         let proven = self.is_said(datagram, |_, control| self.extension.proves(control));
-        let said = self.is_said(datagram, |_, control| matches!(control, Control::Reset { .. }));
-        said && self.extension.is_on() && self.extension.believes_reset(now, proven, true)
+        self.extension.believes_reset(now, proven, true)
     }
 
     /// Whether a datagram of this conversation, from wherever it came, carries such a control message.
