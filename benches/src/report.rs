@@ -24,6 +24,12 @@ pub struct Results {
     pub core: Vec<CoreRow>,
     /// Small messages under loss.
     pub paced: Vec<PacedRow>,
+    /// What `latency --out` has written beside these results.
+    #[serde(skip)]
+    pub latency: Vec<LatencyRow>,
+    /// What `goodput --out` has written there.
+    #[serde(skip)]
+    pub goodput: Vec<GoodputRow>,
 }
 
 /// The runs of one peer under one workload.
@@ -83,6 +89,29 @@ pub struct PacedRow {
     pub kb: f64,
     /// Datagrams of both directions per 1500 messages.
     pub datagrams: f64,
+}
+
+/// A cell of `latency.json`, of which this needs a part.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LatencyRow {
+    work: String,
+    pattern: String,
+    percent: u32,
+    peer: String,
+    p99_ms: Option<f64>,
+    bytes: f64,
+    packets: f64,
+}
+
+/// A cell of `goodput.json`, of which this needs a part.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GoodputRow {
+    setting: String,
+    rtt_ms: u64,
+    percent: u32,
+    peer: String,
+    mb_per_s: Option<f64>,
+    wire_per_byte: Option<f64>,
 }
 
 /// A line that `peers --json` writes.
@@ -155,6 +184,17 @@ impl Results {
         Ok(())
     }
 
+    /// Takes what `latency` and `goodput` have left in `dir`; what is not there was not measured.
+    ///
+    /// # Errors
+    /// When it is not what they write.
+    pub fn take_lab(&mut self, dir: &Path) -> Result<(), Box<dyn Error>> {
+        let text = |name| fs::read_to_string(dir.join(name)).unwrap_or_else(|_| "[]".to_owned());
+        self.latency = serde_json::from_str(&text("latency.json"))?;
+        self.goodput = serde_json::from_str(&text("goodput.json"))?;
+        Ok(())
+    }
+
     fn figure(&self, workload: &str, peer: &str, key: &str) -> Result<f64, String> {
         let none = || format!("{workload} of {peer} was not measured");
         let row = self.peers.get(workload).and_then(|peers| peers.get(peer)).ok_or_else(none)?;
@@ -220,6 +260,8 @@ impl Results {
         }
         self.core_bars(&mut bars);
         self.paced_bars(&mut bars);
+        self.latency_bars(&mut bars);
+        self.goodput_bars(&mut bars);
         bars
     }
 
@@ -263,24 +305,78 @@ impl Results {
         groups
     }
 
+    /// In virtual time, against what peers had on another day.
     fn paced_bars(&self, bars: &mut Vec<Bar>) {
         let of = |preset: &str, loss| self.paced.iter().find(|row| row.preset == preset && row.loss == loss);
         let quiet = of("realtime", 0).map(|row| row.datagrams);
-        for (loss, p99, kb, redundant) in
-            [(5, 119.0, 448.0, 75.0), (10, 169.0, 490.0, 95.0), (20, 300.0, 539.0, 130.0)]
-        {
-            for preset in ["fast", "turbo"] {
+        for (loss, p99, redundant) in [(5, 119.0, 75.0), (10, 169.0, 95.0), (20, 300.0, 130.0)] {
+            for (preset, p99) in [("fast", p99), ("turbo", p99), ("realtime", redundant)] {
                 let Some(row) = of(preset, loss) else { continue };
-                let name = |what: &str| format!("64 B per 20 ms, {loss} % loss, {preset}: {what}");
+                let name =
+                    |what: &str| format!("64 B per 20 ms, {loss} % loss, {preset}, virtual time: {what}");
                 bars.push(Bar::most(name("p99, ms"), p99, Ok(row.p99_ms)));
-                bars.push(Bar::most(name("kB (TCP's and 15 %, measured elsewhere)"), kb, Ok(row.kb)));
+                if let (Some(quiet), "realtime") = (quiet, preset) {
+                    let growth = row.datagrams / quiet;
+                    bars.push(Bar::most(name("datagrams / those without loss"), 1.0, Ok(growth)));
+                }
             }
-            let Some(row) = of("realtime", loss) else { continue };
-            let name = |what: &str| format!("64 B per 20 ms, {loss} % loss, realtime: {what}");
-            bars.push(Bar::most(name("p99, ms"), redundant, Ok(row.p99_ms)));
-            let growth =
-                quiet.map(|quiet| row.datagrams / quiet).ok_or_else(|| "no row without loss".to_owned());
-            bars.push(Bar::most(name("datagrams / those without loss"), 1.0, growth));
+        }
+    }
+
+    /// Over the real kernel, against peers in the same run.
+    fn latency_bars(&self, bars: &mut Vec<Bar>) {
+        let of = |peer: &str, percent| {
+            let row = |row: &&LatencyRow| {
+                row.work == "paced" && row.pattern == "uniform" && row.peer == peer && row.percent == percent
+            };
+            self.latency.iter().find(row).ok_or_else(|| format!("{peer} was not measured"))
+        };
+        let p99 = |peer, percent| of(peer, percent)?.p99_ms.ok_or_else(|| format!("nothing of {peer} came"));
+        let bytes = |peer, percent| Ok::<_, String>(of(peer, percent)?.bytes);
+        for (percent, redundant) in [(5, 75.0), (10, 95.0), (20, 130.0)] {
+            let name =
+                |preset: &str, what: &str| format!("64 B per 20 ms, {percent} % loss, {preset}: {what}");
+            for (preset, ours) in [("fast", "ours fast"), ("turbo", "ours turbo")] {
+                let ratio = ratio_of(p99(ours, percent), p99("kcp-rs", percent));
+                bars.push(Bar::most(name(preset, "p99 / that of kcp-rs"), 1.0, ratio));
+                let ratio = ratio_of(bytes(ours, percent), bytes("tcp bbr", percent));
+                bars.push(Bar::most(name(preset, "bytes / those of tcp bbr"), 1.15, ratio));
+            }
+            let ours = "ours realtime";
+            bars.push(Bar::most(name("realtime", "p99, ms"), redundant, p99(ours, percent)));
+            let packets = |percent| Ok(of(ours, percent)?.packets);
+            let ratio = ratio_of(packets(percent), packets(0));
+            bars.push(Bar::most(name("realtime", "packets / those without loss"), 1.0, ratio));
+        }
+    }
+
+    /// For each link the rate of loss at which ours is worst, compared with the fastest peer, and with the KCP that is the fastest.
+    fn goodput_bars(&self, bars: &mut Vec<Bar>) {
+        let mut links: BTreeMap<(&str, u64), BTreeMap<u32, Vec<&GoodputRow>>> = BTreeMap::new();
+        for row in &self.goodput {
+            links.entry((&row.setting, row.rtt_ms)).or_default().entry(row.percent).or_default().push(row);
+        }
+        for ((setting, rtt_ms), cells) in links {
+            for (what, others) in
+                [("the fastest KCP", &["tokio_kcp", "kcp-rs", "rust-kcp"][..]), ("tcp bbr", &["tcp bbr"])]
+            {
+                // Speed, wire bytes, each in proportion to the other's.
+                let worst = cells.iter().filter_map(|(percent, rows)| {
+                    let speed = |row: &&&GoodputRow| row.mb_per_s.unwrap_or(0.0);
+                    let best = rows.iter().filter(|row| others.contains(&row.peer.as_str()));
+                    let best = best.max_by(|a, b| speed(a).total_cmp(&speed(b)))?;
+                    let ours = rows.iter().find(|row| row.peer == "ours turbo")?;
+                    let ratio = speed(&ours) / speed(&best).max(0.01);
+                    let wire = ours.wire_per_byte? / best.wire_per_byte?;
+                    Some((ratio, *percent, best.peer.as_str(), wire))
+                });
+                let Some((ratio, percent, peer, wire)) = worst.min_by(|a, b| a.0.total_cmp(&b.0)) else {
+                    continue;
+                };
+                let name = format!("goodput, link {setting}, {rtt_ms} ms: ours turbo / {what}, worst loss");
+                let note = format!("{peer} at {percent} %; {} times its bytes on the wire", short(wire));
+                bars.push(Bar { note, ..Bar::least(name, 1.0, Ok(ratio)) });
+            }
         }
     }
 
@@ -289,7 +385,7 @@ impl Results {
     /// # Errors
     /// When a file cannot be written.
     pub fn plots(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
-        let all: Vec<Peer> = Peer::ALL.into_iter().chain(Peer::CEILINGS).collect();
+        let all: Vec<Peer> = Peer::ALL.into_iter().chain(Peer::PLAIN).chain(Peer::CEILINGS).collect();
         let group = |heading: &str, workload: &str, key: &str| -> Option<Group> {
             let rows = self.peers.get(workload)?;
             let values = all.iter().filter(|peer| rows.contains_key(peer.name()));
@@ -505,6 +601,32 @@ mod tests {
             r#"{"workload":"bulk","peer":"quinn","quick":false,"placement":"far","failed":"no route"}"#;
         results.take_peers(&(line("ours", 0, 1.0) + "\n" + failed), 7).expect("legal");
         assert!(table(&results.bars()).contains("quinn FAILED: no route"));
+    }
+
+    #[test]
+    fn the_worst_loss_of_a_link_is_what_is_judged() {
+        let row = |percent: u32, peer: &str, mb_per_s: f64, wire: f64| {
+            serde_json::json!({"setting": "open", "rtt_ms": 20, "percent": percent, "peer": peer,
+                "mb_per_s": mb_per_s, "wire_per_byte": wire, "lost": 0.0})
+        };
+        let rows = [
+            row(1, "ours turbo", 9.0, 1.0),
+            row(1, "kcp-rs", 3.0, 2.0),
+            row(5, "ours turbo", 4.0, 1.5),
+            row(5, "kcp-rs", 8.0, 3.0),
+            row(5, "rust-kcp", 7.0, 1.0),
+        ];
+        let mut results =
+            Results { goodput: serde_json::from_value(rows.into()).expect("legal"), ..Results::default() };
+        let find = |results: &Results| {
+            let bars = results.bars();
+            bars.into_iter().find(|bar| bar.what.contains("goodput")).expect("it is in the table")
+        };
+        let bar = find(&results);
+        assert_eq!((&bar.value, bar.passed()), (&Ok(0.5), Some(false)));
+        assert!(bar.note.starts_with("kcp-rs at 5 %; 0.5"), "{}", bar.note);
+        results.goodput[2].mb_per_s = Some(8.0);
+        assert_eq!(find(&results).passed(), Some(true));
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) struct Agenda<T> {
     /// Sessions that wait for the socket to have room.
     blocked: Mutex<Vec<T>>,
     timers: Mutex<Timers<T>>,
-    /// In microseconds: until then tasks leave what they write to the driver, which has woken several of them.
+    /// In microseconds: until then tasks leave what they write to the driver: it has woken several of them, or they write again soon.
     gather_until: AtomicU64,
 }
 
@@ -69,6 +69,12 @@ impl<T: Marked + Clone> Agenda<T> {
     /// From now on what tasks write waits for the driver's next turn, unless that lets them wait for long.
     pub(crate) fn gather(&self, until: Timestamp) {
         self.gather_until.store(until.as_micros(), Ordering::Release);
+    }
+
+    /// The same, unless that was said since the driver's last turn: else who writes again and again would put off what he wrote
+    /// first.
+    pub(crate) fn gather_once(&self, until: Timestamp) {
+        let _ = self.gather_until.compare_exchange(0, until.as_micros(), Ordering::AcqRel, Ordering::Acquire);
     }
 
     pub(crate) fn gathers(&self, now: Timestamp) -> bool {

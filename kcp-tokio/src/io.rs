@@ -71,7 +71,13 @@ impl Session {
         wait: impl FnOnce(&mut State),
     ) -> Option<io::Result<T>> {
         self.with(|state, now| match write(&mut state.core, now) {
-            Ok(value) => Some(Ok(value)),
+            Ok(value) => {
+                if state.core.is_readable() {
+                    // Answers to what is not read yet will follow, and may leave in the same datagram.
+                    self.shard.gather_once(now);
+                }
+                Some(Ok(value))
+            }
             Err(WriteError::Blocked) => {
                 wait(state);
                 None

@@ -121,6 +121,11 @@ impl Shard {
         self.agenda.gather(now + LONGEST_GATHERING);
     }
 
+    /// The same, once until that turn has come.
+    pub(crate) fn gather_once(&self, now: Timestamp) {
+        self.agenda.gather_once(now + LONGEST_GATHERING);
+    }
+
     /// Leaves the rest of a session's work to the driver.
     pub(crate) fn mark(&self, session: &Arc<Session>) {
         self.agenda.mark(&self.hub.life, session);

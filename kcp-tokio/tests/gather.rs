@@ -1,4 +1,5 @@
-//! What many sessions have to send at the same moment leaves in few calls; nothing is lost or reordered when they are refused.
+//! What many sessions have to send at the same moment, or one has to answer, leaves in few calls and datagrams; nothing is lost
+//! or reordered when they are refused.
 
 use std::io;
 use std::net::SocketAddr;
@@ -131,6 +132,19 @@ async fn sessions_of_one_address_leave_in_trains() {
 #[tokio::test(start_paused = true)]
 async fn datagrams_to_many_addresses_leave_in_batches() {
     few_calls(64).await;
+}
+
+/// A server that reads 256 bytes at a time and answers each, of which four are there.
+#[tokio::test(start_paused = true)]
+async fn answers_to_what_arrived_together_leave_in_one_datagram() {
+    let (_net, counting, mut streams, _clients) = world(DELAY, 1, 1).await;
+    let before = counting.datagrams.load(Ordering::Relaxed);
+    let sent: Vec<u8> = (0..1024).map(|at| (at % 251) as u8).collect();
+    streams[0].write_all(&sent).await.unwrap();
+    let mut got = vec![0; 1024];
+    streams[0].read_exact(&mut got).await.unwrap();
+    assert_eq!(got, sent);
+    assert_eq!(counting.datagrams.load(Ordering::Relaxed) - before, 1);
 }
 
 /// Its acknowledgement could wait for 2.5 ms, but rides at once.

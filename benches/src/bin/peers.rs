@@ -141,9 +141,14 @@ fn main() -> io::Result<()> {
             continue;
         }
         let runs = args.runs.unwrap_or(runs);
-        let single_bulk = matches!(workload, Workload::Bulk { connections: 1, .. });
+        let limits: &[Peer] = match workload {
+            Workload::Bulk { connections: 1, .. } => &Peer::CEILINGS,
+            Workload::Tick { .. } => &Peer::PLAIN,
+            Workload::PingPong { .. } | Workload::ManyPingPong { .. } => &Peer::PLAIN[..1],
+            _ => &[],
+        };
         let peers: Vec<Peer> = if args.peers.is_empty() {
-            Peer::ALL.into_iter().chain(Peer::CEILINGS.into_iter().filter(|_| single_bulk)).collect()
+            Peer::ALL.iter().chain(limits).copied().collect()
         } else {
             args.peers.clone()
         };

@@ -173,6 +173,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     fs::remove_dir_all(&scratch)?;
+    results.take_lab(&out)?;
     results.plots(&out)?;
     let text = format!("{}.\n\n{}", results.machine, table(&results.bars()));
     println!("\n{text}");

@@ -3,6 +3,7 @@
 
 pub mod ceiling;
 pub mod placement;
+pub mod plain;
 pub mod process;
 pub mod transport;
 pub mod workload;
@@ -37,6 +38,11 @@ pub enum Peer {
     Quinn,
     /// Kernel TCP, `TCP_NODELAY`.
     Tcp,
+    /// Plain UDP sockets, a system call per datagram: what round trips and ticks cost without a protocol.
+    Udp {
+        /// Each datagram is acknowledged by one of its own, as a protocol must where nothing comes that it could ride on.
+        acked: bool,
+    },
     /// No protocol, or the least that could be one: what the machine allows.
     Ceiling(Ceiling),
 }
@@ -48,6 +54,9 @@ impl Peer {
 
     /// Others of ours. Only when asked for.
     pub const VARIANTS: [Self; 4] = [Self::OursThreads, Self::OursShards, Self::OursFast, Self::OursRealtime];
+
+    /// What the machine allows; for round trips and ticks.
+    pub const PLAIN: [Self; 2] = [Self::Udp { acked: false }, Self::Udp { acked: true }];
 
     /// What the machine allows; for bulk through one connection.
     pub const CEILINGS: [Self; 5] = [
@@ -79,6 +88,8 @@ impl Peer {
             Self::RustKcp => "rust-kcp",
             Self::Quinn => "quinn",
             Self::Tcp => "tcp",
+            Self::Udp { acked: false } => "udp-echo",
+            Self::Udp { acked: true } => "udp-echo-acked",
             Self::Ceiling(Ceiling::UDP) => "udp",
             Self::Ceiling(Ceiling { ideal: false, gro: false, .. }) => "udp-gso",
             Self::Ceiling(Ceiling { ideal: false, .. }) => "udp-gso-gro",
@@ -101,6 +112,7 @@ impl FromStr for Peer {
         Self::ALL
             .into_iter()
             .chain(Self::VARIANTS)
+            .chain(Self::PLAIN)
             .chain(Self::CEILINGS)
             .find(|peer| peer.name() == name)
             .ok_or_else(|| format!("no peer is called {name}"))

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::Peer;
 use super::ceiling::Receiver;
+use super::plain::Echo;
 use super::transport::Listener;
 use super::workload::serve;
 
@@ -72,6 +73,12 @@ pub async fn server_main(peer: Peer, window: u16) -> io::Result<()> {
         println!("{}", receiver.local_addr()?);
         let _asked = answer_questions();
         return receiver.serve().await;
+    }
+    if let Peer::Udp { .. } = peer {
+        let server = Echo::bind().await?;
+        println!("{}", server.local_addr()?);
+        let _asked = answer_questions();
+        return server.serve().await;
     }
     let listener = Listener::bind(peer, window).await?;
     println!("{}", listener.local_addr()?);

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::Peer;
+use super::plain::Datagrams;
 
 /// What all of them are.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
@@ -35,6 +36,7 @@ impl Stream for tokio_kcp::KcpStream {}
 impl Stream for kcp_rs::KcpStream {}
 impl Stream for rust_kcp::KcpStream {}
 impl Stream for TcpStream {}
+impl Stream for Datagrams {}
 impl Stream for tokio::io::Join<quinn::RecvStream, quinn::SendStream> {}
 
 /// Any of them.
@@ -215,7 +217,7 @@ impl Listener {
                 Self::Quinn(quinn::Endpoint::server(config, at)?)
             }
             Peer::Tcp => Self::Tcp(TcpListener::bind(at).await?),
-            Peer::Ceiling(_) => return Err(no_streams()),
+            Peer::Udp { .. } | Peer::Ceiling(_) => return Err(no_streams()),
         })
     }
 
@@ -358,6 +360,7 @@ impl Dialer {
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
+            Peer::Udp { acked } => Box::new(Datagrams::connect(server, acked).await?),
             Peer::Ceiling(_) => return Err(no_streams()),
             _ => Box::new(KcpStream::connect_with(server, ours(self.peer, window)).await?),
         })

@@ -17,9 +17,9 @@ use super::transport::{AnyStream, Dialer};
 /// Bytes written at a time in bulk.
 const WRITE: usize = 16 * 1024;
 /// Op, three unused bytes, size (u32), total (u64).
-const REQUEST: usize = 16;
+pub(super) const REQUEST: usize = 16;
 const BULK: u8 = b'B';
-const ECHO: u8 = b'E';
+pub(super) const ECHO: u8 = b'E';
 const HELLO: u8 = b'I';
 /// A run takes no longer; connecting half of it.
 const LIMIT: Duration = Duration::from_secs(80);
@@ -282,6 +282,9 @@ impl Outcome {
 }
 
 async fn run_peer(peer: Peer, window: u16, workload: Workload) -> io::Result<Outcome> {
+    if matches!((peer, workload), (Peer::Udp { .. }, Workload::Bulk { .. })) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "plain UDP is for round trips and ticks"));
+    }
     let mut server = Server::start(peer, window)?;
     let dialer = Dialer::new(peer, window, server.addr).await?;
     let mut outcome = Outcome::default();
@@ -332,7 +335,9 @@ async fn run_peer(peer: Peer, window: u16, workload: Workload) -> io::Result<Out
                 Ok(times)
             };
             let (times, spent) = measured(&mut server, work).await?;
-            answer(&mut stream, ask).await?;
+            if !matches!(peer, Peer::Udp { .. }) {
+                answer(&mut stream, ask).await?;
+            }
             latencies(&mut outcome, &times);
             per_each(&mut outcome, &spent, trips);
         }

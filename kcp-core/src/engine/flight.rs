@@ -29,6 +29,15 @@ const BUCKET_TIME: u64 = 3_000_000;
 /// Rounds with no more than fills the path, after which no queue of ours is left that a round-trip time could include.
 const DRAIN_ROUNDS: u8 = 2;
 
+/// The unit of a part.
+const WHOLE: u64 = 1024;
+/// The part that is lost follows a quarter of what each round says.
+const LOSS_GAIN: u64 = 4;
+/// Copies of one retransmission, at most.
+const MOST_COPIES: u8 = 3;
+/// A window that lasts longer is as good as one without end.
+const MOST_TRIPS: u64 = 16;
+
 /// What is known of the path. There once a flight has reached [`INITIAL`]: sessions of small messages never have it.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -49,6 +58,8 @@ pub(super) struct Flight {
     slack: u64,
     /// Rounds of draining that are left.
     draining: u8,
+    /// Which part of what was sent was lost, in units of 1/[`WHOLE`], over some rounds.
+    loss: u64,
 }
 
 /// From transmissions until the last of them, or one after it, has arrived.
@@ -77,6 +88,7 @@ impl Default for Flight {
             rtts_since: Timestamp::ZERO,
             slack: SLACK.saturating_add(LEAST_SLACK),
             draining: 0,
+            loss: 0,
         }
     }
 }
@@ -97,6 +109,26 @@ impl Flight {
             filled.saturating_add(self.slack).saturating_sub(LEAST_SLACK)
         };
         (rate.saturating_mul(time) / 1_000_000).max(LEAST)
+    }
+
+    /// From which transmission of a segment on copies follow it, and how many, so that a window of so many segments, of which so
+    /// many are free, seldom waits for one. None if what is free is more than this flight.
+    pub(super) fn copies(&self, window: u32, free: u32, mss: usize) -> Option<(u32, u8)> {
+        let (window, limit, mss) = (u64::from(window), at_least_one(self.limit()), wide(mss));
+        if u64::from(free).saturating_mul(mss) > limit.get() {
+            return None;
+        }
+        // So many round trips the window lasts: what is lost at the end of the last one holds it.
+        let last = window.saturating_mul(mss).div_ceil(limit.get()).clamp(2, MOST_TRIPS);
+        let lost = |segments: u64| segments.saturating_mul(self.loss) / WHOLE;
+        // Of the window, in units: those that the last transmission in time, and the first copy, are for and miss.
+        let mut missing = (0..=last).fold(window.saturating_mul(WHOLE), |left, _| lost(left));
+        let mut copies = 1;
+        while copies < MOST_COPIES && missing > WHOLE / 2 {
+            missing = lost(missing);
+            copies = copies.saturating_add(1);
+        }
+        Some((u32::try_from(last).unwrap_or(u32::MAX), copies))
     }
 
     fn rate(&self) -> u64 {
@@ -138,6 +170,9 @@ impl Flight {
         let took = at_least_one(saturating_micros(now.saturating_since(round.began)));
         self.on_rtt(now, took.get());
         let delivered = self.delivered.saturating_sub(round.delivered);
+        let gone = lost.saturating_sub(round.lost);
+        let part = gone.saturating_mul(WHOLE) / at_least_one(gone.saturating_add(delivered));
+        self.loss = self.loss.saturating_sub(self.loss / LOSS_GAIN).saturating_add(part / LOSS_GAIN);
         let (rate, known) = (delivered.saturating_mul(1_000_000) / took, self.rate());
         self.rates[0] = self.rates[0].max(rate);
         if rate > known.saturating_add(known / 4) {
@@ -149,7 +184,7 @@ impl Flight {
                 self.rtts[1] = None;
             }
         }
-        if lost.saturating_sub(round.lost) > delivered / LOSS_DIVISOR {
+        if gone > delivered / LOSS_DIVISOR {
             let time = delivered.saturating_mul(1_000_000) / at_least_one(self.rate());
             let most = time.saturating_add(LEAST_SLACK).saturating_sub(self.filled());
             self.slack = self.slack.min(most);
@@ -273,6 +308,35 @@ mod tests {
         assert_eq!(path.round(20_000, 200_000, 0, false), 240_000);
         assert_eq!(path.round(20_000, 200_000, 0, false), 200_000, "drained: no more than fills the path");
         assert_eq!(path.round(15_000, 150_000, 0, false), 340_000, "what it was without our queue");
+    }
+
+    #[test]
+    fn copies_follow_what_the_window_would_wait_for() {
+        let with = |loss| Flight { loss, ..Flight::default() };
+        // The path is not known, so a flight is 128 segments.
+        assert_eq!(
+            with(205).copies(128, 128, 1376),
+            Some((2, 2)),
+            "a fifth: 1.03 of 128 are missing after one, 0.2 after two"
+        );
+        assert_eq!(with(205).copies(128, 129, 1376), None, "the window does not end yet");
+        assert_eq!(with(160).copies(128, 0, 1376), Some((2, 1)), "0.49");
+        assert_eq!(with(163).copies(128, 0, 1376), Some((2, 2)), "0.51");
+        assert_eq!(with(400).copies(128, 0, 1376), Some((2, MOST_COPIES)));
+        assert_eq!(with(205).copies(384, 0, 1376), Some((3, 2)));
+        assert_eq!(with(205).copies(385, 0, 1376), Some((4, 1)), "the next transmission is in time");
+        assert_eq!(with(205).copies(65_535, 0, 1376), Some((16, 1)));
+    }
+
+    #[test]
+    fn the_part_that_is_lost_follows_a_quarter_of_each_round() {
+        let mut path = Path::new();
+        path.round(10_000, 80_000, 20_000, true);
+        assert_eq!(path.flight.loss, 51);
+        path.round(10_000, 80_000, 20_000, true);
+        assert_eq!(path.flight.loss, 90);
+        path.round(10_000, 80_000, 0, true);
+        assert_eq!(path.flight.loss, 68);
     }
 
     #[test]

@@ -206,9 +206,9 @@ impl Engine {
         }
     }
 
-    /// What is sent again is sent twice where the path is idle and the next loss would keep it so for another round trip: while the
-    /// window lets nothing new through for want of it, and, once it was lost twice, at the end of a burst. (A small one rides
-    /// along with what comes next instead.)
+    /// What is sent again is sent more than once where the next loss would leave the path idle for another round trip: when the
+    /// window is about to end for want of it, so often that this is unlikely; and, once it was lost twice, at the end of a burst. (A
+    /// small one rides along with what comes next instead.)
     fn write_copies(
         &mut self,
         now: Timestamp,
@@ -216,22 +216,27 @@ impl Engine {
         room: &mut Room,
         writer: &mut DatagramWriter<'_>,
     ) {
-        let blocked = self.flight.get().is_some() && self.inflight.len() >= self.send_limit();
-        let (least_xmit, longer_than) = match self.queue.is_empty() {
-            true if self.params.nodelay > 0 => (3, SMALL),
-            false if blocked => (2, 0),
-            _ => return self.inflight.leave_lone(),
-        };
-        if self.is_flight_full() {
-            return self.inflight.leave_lone();
+        if !self.inflight.has_lone() {
+            return;
         }
+        let window = self.send_limit();
+        let free = window.saturating_sub(self.inflight.len());
+        let wanted = match self.flight.get() {
+            _ if self.is_flight_full() => None,
+            _ if self.queue.is_empty() => (self.params.nodelay > 0).then_some((3, SMALL, 1)),
+            Some(flight) => {
+                flight.copies(window, free, self.params.mss()).map(|(xmit, copies)| (xmit, 0, copies))
+            }
+            None => None,
+        };
+        let Some((least_xmit, longer_than, copies)) = wanted else { return self.inflight.leave_lone() };
         while let Some((sn, slot)) = self.inflight.next_lone(least_xmit, longer_than) {
             let len = slot.data.len();
             if !matches!(room.fits(HEADER_LEN.saturating_add(len), writer), Fit::Yes) {
                 return;
             }
             writer.push(&Header { sn, frg: slot.frg, len: wire_len(len), ..*template }, &slot.data);
-            self.inflight.copied(sn, template.ts, now);
+            self.inflight.copied(sn, template.ts, now, copies);
             self.stats.rarely(|rare| &mut rare.copies_sent);
         }
     }

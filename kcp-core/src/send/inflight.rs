@@ -128,8 +128,8 @@ struct Repairs {
     due: VecDeque<(Seq, Cause)>,
     /// Due, but beyond a window that the peer has made smaller since they were sent; stale as above.
     stalled: VecDeque<(Seq, Cause)>,
-    /// Before this position in send order, it is settled whether a copy follows what was sent again.
-    copied: u64,
+    /// Retransmissions of which it is open whether copies follow, the next one first; stale as above.
+    lone: VecDeque<(u64, Seq)>,
     others: VecDeque<Sending>,
     /// Small segments sent again: one copy of each rides along with something later. Stale as above.
     fragile: VecDeque<Seq>,
@@ -141,7 +141,7 @@ impl Repairs {
         self.deadlines.clear();
         self.due.clear();
         self.stalled.clear();
-        self.copied = 0;
+        self.lone.clear();
         self.others.clear();
         self.fragile.clear();
     }
@@ -310,33 +310,40 @@ impl Inflight {
         }
     }
 
-    /// The first of those sent again, so often at least and longer than so many bytes, that no copy has followed yet.
+    /// Whether it is open for something sent again if copies follow.
+    pub(crate) fn has_lone(&self) -> bool {
+        self.repairs.get().is_some_and(|repairs| !repairs.lone.is_empty())
+    }
+
+    /// The first of those sent again, so often at least and longer than so many bytes, that no copy has followed yet; then those
+    /// that one has followed, and so on.
     pub(crate) fn next_lone(&mut self, least_xmit: u32, longer_than: usize) -> Option<(Seq, &Slot)> {
         let Self { slots, una, repairs, .. } = self;
-        let Repairs { resent, copied, .. } = repairs.get_mut()?;
+        let lone = &mut repairs.get_mut()?.lone;
         loop {
-            let &(order, sn) = resent.get(resent.partition_point(|&(order, _)| order < *copied))?;
+            let &(order, sn) = lone.front()?;
             if let Some(slot) = find(slots, *una, sn).filter(|slot| {
                 slot.is_latest(order) && slot.xmit >= least_xmit && slot.data.len() > longer_than
             }) {
                 return Some((sn, slot));
             }
-            *copied = order.wrapping_add(1);
+            lone.pop_front();
         }
     }
 
-    /// Books a copy of `sn`, which [`next_lone`](Self::next_lone) returned.
-    pub(crate) fn copied(&mut self, sn: Seq, ts: u32, now: Timestamp) {
-        let order = self.get(sn).map_or(0, |slot| slot.order);
-        self.repairs.make().copied = order.wrapping_add(1);
+    /// Books a copy of `sn`, which [`next_lone`](Self::next_lone) returned; of `copies`, it gets the others when its turn comes.
+    pub(crate) fn copied(&mut self, sn: Seq, ts: u32, now: Timestamp, copies: u8) {
         self.rode(sn, ts, now);
+        let rides = self.get(sn).map_or(0, |slot| slot.rides);
+        let lone = &mut self.repairs.make().lone;
+        let first = lone.pop_front();
+        lone.extend(first.filter(|_| rides < copies));
     }
 
     /// What was sent again until now needs no copy.
     pub(crate) fn leave_lone(&mut self) {
-        let next = self.next_order;
         if let Some(repairs) = self.repairs.get_mut() {
-            repairs.copied = next;
+            repairs.lone.clear();
         }
     }
 
@@ -699,17 +706,20 @@ impl Inflight {
             self.protect(sn);
         }
         let Self { slots, una, repairs, .. } = self;
-        let Repairs { resent, deadlines, .. } = repairs.make();
+        let Repairs { resent, deadlines, lone, .. } = repairs.make();
         resent.push_back((order, sn));
+        lone.push_back((order, sn));
         deadlines.push(Reverse((deadline, order, sn.value())));
-        // Stale entries lie below live ones; keep both structures in proportion to the window.
+        // Stale entries lie below live ones; keep all structures in proportion to the window.
         let limit = slots.len().saturating_mul(2).saturating_add(64);
         let is_live = |order, sn| find(slots, *una, sn).is_some_and(|slot| slot.is_latest(order));
         if deadlines.len() > limit {
             deadlines.retain(|&Reverse((_, order, sn))| is_live(order, Seq::new(sn)));
         }
-        if resent.len() > limit {
-            resent.retain(|&(order, sn)| is_live(order, sn));
+        for queue in [resent, lone] {
+            if queue.len() > limit {
+                queue.retain(|&(order, sn)| is_live(order, sn));
+            }
         }
     }
 }
@@ -964,11 +974,11 @@ mod tests {
         assert_eq!(due(&mut ring, at(102)).len(), 3);
         assert_eq!(lone(&mut ring), Some(0));
         assert_eq!(lone(&mut ring), Some(0), "until it is booked");
-        ring.copied(Seq::new(0), 6_000, at(103));
+        ring.copied(Seq::new(0), 6_000, at(103), 1);
         assert_eq!(ring.in_flight_since(Seq::new(0), 6_000), Some(at(103)));
         ring.on_ack(Seq::new(1), 5_000);
         assert_eq!(lone(&mut ring), Some(2), "1 has arrived");
-        ring.copied(Seq::new(2), 6_000, at(103));
+        ring.copied(Seq::new(2), 6_000, at(103), 1);
         assert_eq!(lone(&mut ring), None);
         ring.expire(at(104), RTO);
         assert_eq!(due(&mut ring, at(104)).len(), 2);
@@ -979,6 +989,20 @@ mod tests {
         assert_eq!(lone(&mut ring), None, "lost once more");
         assert_eq!(due(&mut ring, at(302)).len(), 2);
         assert_eq!(lone(&mut ring), Some(0), "sent once more");
+    }
+
+    #[test]
+    fn copies_of_several_take_turns() {
+        let mut ring = filled(0, 3);
+        ring.expire(at(102), RTO);
+        assert_eq!(due(&mut ring, at(102)).len(), 3);
+        let order: Vec<_> = core::iter::from_fn(|| {
+            let sn = lone(&mut ring)?;
+            ring.copied(Seq::new(sn), 6_000, at(103), 2);
+            Some(sn)
+        })
+        .collect();
+        assert_eq!(order, [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Bulk transfers through bottlenecks: a window larger than the path's queue must not drop into it again and again.
 
 use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use kcp_netsim::{LinkConfig, Loss};
@@ -30,7 +31,17 @@ struct Moved {
 
 /// Moves so many bytes one way; what the link becomes, and after how many bytes have arrived.
 fn bulk(config: SessionConfig, link: &LinkConfig, len: usize, then: Option<(usize, LinkConfig)>) -> Moved {
-    let mut pair = Pair::symmetric(config.user_timeout(None), link, 5);
+    bulk_of(config, link, len, then, 5)
+}
+
+fn bulk_of(
+    config: SessionConfig,
+    link: &LinkConfig,
+    len: usize,
+    then: Option<(usize, LinkConfig)>,
+    seed: u64,
+) -> Moved {
+    let mut pair = Pair::symmetric(config.user_timeout(None), link, seed);
     let data = pattern(len, 5);
     let (mut written, mut read, mut then, mut since) = (0, 0, then, START);
     let mut buf = vec![0; 1 << 16];
@@ -137,4 +148,18 @@ fn what_holds_the_window_is_sent_twice_and_only_that() {
     assert!(held.took < windows * 2.6 * 0.2, "{held:?}");
     let free = bulk(window(8192), &bottleneck(4 * MB, 20, 80_000, 0.05), 8 * MB as usize, None);
     assert_eq!(free.copies, 0, "{free:?}");
+}
+
+#[test]
+fn a_window_shorter_than_the_path_seldom_waits_for_what_was_lost_again() {
+    // Round trip in ms, part that is lost, megabytes per second, transmissions per segment. With one copy of each it was 4.7 and 2.0.
+    for (rtt, loss, speed, sent) in [(100, 0.1, 5.2, 1.4), (200, 0.2, 2.35, 2.0)] {
+        let link = bottleneck(25 * MB / 2, rtt, (MB * rtt / 80) as usize, loss);
+        let len = 20 * MB as usize;
+        let config = SessionConfig::turbo().send_window(1024).recv_window(1024);
+        let all: Vec<_> = (0..5).map(|seed| bulk_of(config.clone(), &link, len, None, seed)).collect();
+        let mean = |of: fn(&Moved) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
+        assert!(len as f64 / 1e6 / mean(|moved| moved.took) > speed, "{loss}: {all:?}");
+        assert!(mean(|moved| moved.sent) < sent, "{loss}: {all:?}");
+    }
 }
