@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use clap::Parser;
 use kcp_benches::lab::{Contestant, Lab, Sample, Work};
 use kcp_benches::peers::process::raise_limits;
 use kcp_benches::plot::{self, Labels, Line};
+use kcp_benches::report::into_document;
 use kcp_netlab::{LinkConfig, Loss};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -55,6 +57,9 @@ struct Args {
     /// JSON and plots go here.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Puts the tables between the marks of this document.
+    #[arg(long)]
+    document: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -214,15 +219,19 @@ fn report(args: &Args, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    let mut heading = String::new();
+    let (mut heading, mut tables) = (String::new(), String::new());
     for ((setting, rtt_ms, place), texts) in &rows {
         let title = format!("{setting}, {rtt_ms} ms");
         if heading != title {
-            println!("\n| {title} | {} |", PERCENT.map(|percent| format!("{percent} %")).join(" | "));
-            println!("|---|{}", "---:|".repeat(PERCENT.len()));
+            let percents = PERCENT.map(|percent| format!("{percent} %")).join(" | ");
+            writeln!(tables, "\n| {title} | {percents} |\n|---|{}", "---:|".repeat(PERCENT.len()))?;
             heading = title;
         }
-        println!("| {} | {} |", names[*place], texts.join(" | "));
+        writeln!(tables, "| {} | {} |", names[*place], texts.join(" | "))?;
+    }
+    println!("{tables}");
+    if let Some(document) = &args.document {
+        into_document(document, "goodput", &(tables + "\n"))?;
     }
     let Some(out) = out else { return Ok(()) };
     fs::create_dir_all(out)?;

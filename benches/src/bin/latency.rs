@@ -13,6 +13,7 @@ use clap::Parser;
 use kcp_benches::lab::{Contestant, EVERY, Lab, PAUSE, Sample, Work};
 use kcp_benches::peers::process::raise_limits;
 use kcp_benches::plot::{self, Labels, Line};
+use kcp_benches::report::into_document;
 use kcp_netlab::{LinkConfig, Loss};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,6 +45,9 @@ struct Args {
     /// JSON and plots go here.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Puts tables between the marks of this document, two for each work and pattern.
+    #[arg(long)]
+    document: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -79,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    report(&args.raw, args.out.as_deref())
+    report(&args.raw, args.out.as_deref(), args.document.as_deref())
 }
 
 /// All contestants and settings at once: each has its own link, and hardly any has something to do.
@@ -165,7 +169,7 @@ impl Cell {
     }
 }
 
-fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
+fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(), Box<dyn Error>> {
     // (work, pattern, percent, place of the contestant).
     let mut cells: BTreeMap<(String, String, u32, usize), Cell> = BTreeMap::new();
     let names: Vec<_> = Contestant::all().into_iter().map(|one| one.name).collect();
@@ -188,6 +192,9 @@ fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
     let mut results = Vec::new();
     let mut plots: BTreeMap<(String, String, &str), Vec<Line>> = BTreeMap::new();
     let mut heading = String::new();
+    // (work, pattern): rates of loss, and by contestant the cells of both tables.
+    let mut documented: BTreeMap<(String, String), (Vec<u32>, BTreeMap<usize, [Vec<String>; 2]>)> =
+        BTreeMap::new();
     for ((work, pattern, percent, place), cell) in &mut cells {
         cell.delays.sort_by(f64::total_cmp);
         let (name, seeds) = (names[*place], f64::from(cell.seeds.max(1)));
@@ -216,6 +223,17 @@ fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
             bytes / 1000.0,
             lost * 100.0,
         );
+        let (percents, rows) = documented.entry((work.clone(), pattern.clone())).or_default();
+        if !percents.contains(percent) {
+            percents.push(*percent);
+        }
+        let mut delays = format!("{mean:.0} / {p50:.0} / {p99:.0} / {p999:.0}");
+        if cell.missing > 0 {
+            delays += &format!(" ({} never came)", cell.missing);
+        }
+        let [first, second] = rows.entry(*place).or_default();
+        first.push(delays);
+        second.push(format!("{:.0} / {packets:.0} / {:.1} %", bytes / 1000.0, lost * 100.0));
         results.push(json!({
             "work": work, "pattern": pattern, "percent": percent, "peer": name, "seeds": cell.seeds,
             "failed": cell.failed, "count": cell.delays.len(), "missing": cell.missing, "mean_ms": mean,
@@ -232,6 +250,20 @@ fn report(raw: &Path, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
                 points.push((x, y));
             }
         }
+    }
+    for ((work, pattern), (percents, rows)) in &documented {
+        let Some(document) = document else { break };
+        let heading: Vec<_> = percents.iter().map(|percent| format!("{percent} %")).collect();
+        let table = |which: usize| {
+            let mut text =
+                format!("| | {} |\n|---|{}\n", heading.join(" | "), "---:|".repeat(percents.len()));
+            for (place, cells) in rows {
+                text += &format!("| {} | {} |\n", names[*place], cells[which].join(" | "));
+            }
+            text
+        };
+        let text = format!("\n{}\nkB / packets / realised loss:\n\n{}\n", table(0), table(1));
+        into_document(document, &format!("{work} {pattern}"), &text)?;
     }
     let Some(out) = out else { return Ok(()) };
     fs::create_dir_all(out)?;

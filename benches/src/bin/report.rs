@@ -36,7 +36,7 @@ struct Args {
     document: Option<PathBuf>,
 }
 
-const PIECES: [&str; 18] = [
+const PIECES: [&str; 19] = [
     "bulk-w256",
     "bulk",
     "bulk-w4096",
@@ -46,6 +46,7 @@ const PIECES: [&str; 18] = [
     "idle-1k",
     "idle-10k",
     "idle-100k",
+    "tick-1k",
     "tick-5k",
     "cycles",
     "core-burst-1376",
@@ -178,7 +179,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let text = format!("{}.\n\n{}", results.machine, table(&results.bars()));
     println!("\n{text}");
     if let Some(document) = &args.document {
-        into_document(document, &text)?;
+        into_document(document, "workloads", &results.tables())?;
+        into_document(document, "report", &text)?;
     }
     if broken.is_empty() { Ok(()) } else { Err(broken.join("\n").into()) }
 }

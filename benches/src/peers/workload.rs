@@ -22,7 +22,7 @@ const BULK: u8 = b'B';
 pub(super) const ECHO: u8 = b'E';
 const HELLO: u8 = b'I';
 /// A run takes no longer; connecting half of it.
-const LIMIT: Duration = Duration::from_secs(80);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn request(op: u8, size: usize, total: u64) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
