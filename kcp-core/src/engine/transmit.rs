@@ -244,7 +244,10 @@ impl Engine {
     /// More could be sent than may be on its way.
     fn flight_is_full(&mut self, now: Timestamp) {
         let flight = self.flight.make();
-        flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
+        // A round begins with what leaves now: what left before arrives earlier, and would make the path shorter than it is.
+        if self.inflight.last_sent() == now {
+            flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
+        }
         flight.met_limit();
     }
 

@@ -197,6 +197,11 @@ impl Inflight {
         self.bytes.saturating_sub(self.lost)
     }
 
+    /// Time of the latest transmission.
+    pub(crate) const fn last_sent(&self) -> Timestamp {
+        self.last_sent
+    }
+
     /// Payload bytes that were found lost, since the session began.
     pub(crate) const fn ever_lost(&self) -> u64 {
         self.ever_lost

@@ -147,7 +147,7 @@ fn what_holds_the_window_is_sent_twice_and_only_that() {
     let windows = len as f64 / (512.0 * 1376.0);
     assert!(held.took < windows * 2.6 * 0.2, "{held:?}");
     let free = bulk(window(8192), &bottleneck(4 * MB, 20, 80_000, 0.05), 8 * MB as usize, None);
-    assert_eq!(free.copies, 0, "{free:?}");
+    assert!(free.copies <= 1, "one may be the end's: {free:?}");
 }
 
 #[test]
@@ -161,5 +161,18 @@ fn a_window_shorter_than_the_path_seldom_waits_for_what_was_lost_again() {
         let mean = |of: fn(&Moved) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
         assert!(len as f64 / 1e6 / mean(|moved| moved.took) > speed, "{loss}: {all:?}");
         assert!(mean(|moved| moved.sent) < sent, "{loss}: {all:?}");
+    }
+}
+
+#[test]
+fn a_round_that_nothing_began_does_not_make_the_path_shorter() {
+    // Seeds with which that was so: the round trip was taken for half, and the rate fell to an eighth for three seconds.
+    for seed in [0, 7] {
+        let link = LinkConfig { rate: None, ..bottleneck(MB, 20, 0, 0.2) };
+        let config = SessionConfig::turbo().send_window(1024).recv_window(1024);
+        let len = 40 * MB as usize;
+        let moved = bulk_of(config, &link, len, None, seed);
+        let speed = len as f64 / 1e6 / moved.took;
+        assert!(speed > 18.0, "{seed}: {speed} {moved:?}");
     }
 }
