@@ -220,6 +220,8 @@ impl SessionConfig {
     /// With [`nc`](NoDelay::nc) a window that is larger than the path would drop into its queue, again and again: true
     /// (default) keeps what is on its way below about twice what the path was seen to deliver in a round trip, after BBR
     /// (draft-ietf-ccwg-bbr). It begins with 172 KiB and doubles per round trip while the path follows; losses do not lower it.
+    /// Where a window is shorter than the path and would wait for what is lost twice, a retransmission is followed by one to three
+    /// copies, by the part that is lost: at 20 % up to 2.4 bytes are sent per byte then. A larger window needs fewer.
     /// False: only the two windows limit the sender, as in `ikcp.c`. Without `nc` the congestion window limits it anyway.
     #[must_use]
     pub fn pacing(mut self, on: bool) -> Self {

@@ -465,7 +465,8 @@ proptest! {
             }
         }
         prop_assert_eq!(decoder.shape(), Some(encoder.code().shape()));
-        if loss >= 10 {
+        // Of groups of 12 that lose a third hardly any loses just one.
+        if (10..=20).contains(&loss) {
             prop_assert!(restored > 0);
         }
     }
