@@ -169,6 +169,14 @@ impl Cell {
     }
 }
 
+/// Those of one work and pattern.
+#[derive(Debug, Default)]
+struct Tables {
+    percents: Vec<u32>,
+    /// By contestant: delays, and what they cost, for each rate of loss.
+    rows: BTreeMap<usize, [Vec<String>; 2]>,
+}
+
 fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(), Box<dyn Error>> {
     // (work, pattern, percent, place of the contestant).
     let mut cells: BTreeMap<(String, String, u32, usize), Cell> = BTreeMap::new();
@@ -192,9 +200,7 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
     let mut results = Vec::new();
     let mut plots: BTreeMap<(String, String, &str), Vec<Line>> = BTreeMap::new();
     let mut heading = String::new();
-    // (work, pattern): rates of loss, and by contestant the cells of both tables.
-    let mut documented: BTreeMap<(String, String), (Vec<u32>, BTreeMap<usize, [Vec<String>; 2]>)> =
-        BTreeMap::new();
+    let mut documented: BTreeMap<(String, String), Tables> = BTreeMap::new();
     for ((work, pattern, percent, place), cell) in &mut cells {
         cell.delays.sort_by(f64::total_cmp);
         let (name, seeds) = (names[*place], f64::from(cell.seeds.max(1)));
@@ -223,15 +229,15 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
             bytes / 1000.0,
             lost * 100.0,
         );
-        let (percents, rows) = documented.entry((work.clone(), pattern.clone())).or_default();
-        if !percents.contains(percent) {
-            percents.push(*percent);
+        let tables = documented.entry((work.clone(), pattern.clone())).or_default();
+        if !tables.percents.contains(percent) {
+            tables.percents.push(*percent);
         }
         let mut delays = format!("{mean:.0} / {p50:.0} / {p99:.0} / {p999:.0}");
         if cell.missing > 0 {
             delays += &format!(" ({} never came)", cell.missing);
         }
-        let [first, second] = rows.entry(*place).or_default();
+        let [first, second] = tables.rows.entry(*place).or_default();
         first.push(delays);
         second.push(format!("{:.0} / {packets:.0} / {:.1} %", bytes / 1000.0, lost * 100.0));
         results.push(json!({
@@ -251,7 +257,7 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
             }
         }
     }
-    for ((work, pattern), (percents, rows)) in &documented {
+    for ((work, pattern), Tables { percents, rows }) in &documented {
         let Some(document) = document else { break };
         let heading: Vec<_> = percents.iter().map(|percent| format!("{percent} %")).collect();
         let table = |which: usize| {
