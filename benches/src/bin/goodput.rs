@@ -1,5 +1,5 @@
 //! Goodput under loss over the real kernel, and what it costs on the wire:
-//! `cargo run --release -p kcp-benches --bin goodput -- [--quick] [--runs 0..3] [--setting open,100M] [--raw FILE] [--out DIR]`.
+//! `cargo run --release -p kcp-benches --bin goodput -- [--quick] [--runs 0..3] [--setting open,100M] [--raw FILE] [--out DIR] [--document FILE]`.
 //! Needs root. Appends a JSON line per run to the raw file, then makes tables, JSON and plots of all that is in it.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! Delivery delay over the real kernel under loss, TCP's beside QUIC's and KCP's:
-//! `cargo run --release -p kcp-benches --bin latency -- [--quick] [--seeds 0..5] [--raw FILE] [--out DIR]`. Needs root.
+//! `cargo run --release -p kcp-benches --bin latency -- [--quick] [--seeds 0..5] [--raw FILE] [--out DIR] [--document FILE]`. Needs root.
 //! Appends a JSON line per run to the raw file, then makes tables, JSON and plots of all that is in it.
 
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ use kcp_netsim::{LinkConfig, Loss};
 
 #[derive(Parser)]
 struct Args {
-    /// What to measure, each less than 300 s; all if none is named. `none` only draws and judges what there is
+    /// What to measure, most of them less than 300 s each; all if none is named. `none` only draws and judges what there is
     #[arg(value_parser = ["none"].into_iter().chain(PIECES).collect::<Vec<_>>())]
     pieces: Vec<String>,
     /// A tenth of the work, once, into `target/performance`: to see that everything works
