@@ -323,15 +323,20 @@ impl Results {
     fn paced_bars(&self, bars: &mut Vec<Bar>) {
         let of = |preset: &str, loss| self.paced.iter().find(|row| row.preset == preset && row.loss == loss);
         let quiet = of("realtime", 0).map(|row| row.datagrams);
-        for (loss, p99, redundant) in [(5, 119.0, 75.0), (10, 169.0, 95.0), (20, 300.0, 130.0)] {
+        for (loss, p99, kb, redundant) in
+            [(5, 119.0, 448.0, 75.0), (10, 169.0, 490.0, 95.0), (20, 300.0, 539.0, 130.0)]
+        {
             for (preset, p99) in [("fast", p99), ("turbo", p99), ("realtime", redundant)] {
                 let Some(row) = of(preset, loss) else { continue };
                 let name =
                     |what: &str| format!("64 B per 20 ms, {loss} % loss, {preset}, virtual time: {what}");
                 bars.push(Bar::most(name("p99, ms"), p99, Ok(row.p99_ms)));
-                if let (Some(quiet), "realtime") = (quiet, preset) {
-                    let growth = row.datagrams / quiet;
-                    bars.push(Bar::most(name("datagrams / those without loss"), 1.0, Ok(growth)));
+                if preset != "realtime" {
+                    bars.push(Bar::most(name("kB (TCP's and 15 %, measured elsewhere)"), kb, Ok(row.kb)));
+                } else {
+                    let none = || "no row without loss".to_owned();
+                    let growth = quiet.map(|quiet| row.datagrams / quiet).ok_or_else(none);
+                    bars.push(Bar::most(name("datagrams / those without loss"), 1.0, growth));
                 }
             }
         }
@@ -364,7 +369,7 @@ impl Results {
         }
     }
 
-    /// For each link the rate of loss at which ours is worst, compared with the fastest peer, and with the KCP that is the fastest.
+    /// For each link the rate of loss at which ours is worst, compared with the fastest other KCP, and with TCP with bbr.
     fn goodput_bars(&self, bars: &mut Vec<Bar>) {
         let mut links: BTreeMap<(&str, u64), BTreeMap<u32, Vec<&GoodputRow>>> = BTreeMap::new();
         for row in &self.goodput {
@@ -399,7 +404,7 @@ impl Results {
     /// # Errors
     /// When a file cannot be written.
     pub fn plots(&self, dir: &Path) -> Result<(), Box<dyn Error>> {
-        let all: Vec<Peer> = Peer::ALL.into_iter().chain(Peer::PLAIN).chain(Peer::CEILINGS).collect();
+        let all: Vec<Peer> = Peer::measured().collect();
         let group = |heading: &str, workload: &str, key: &str| -> Option<Group> {
             let rows = self.peers.get(workload)?;
             let values = all.iter().filter(|peer| rows.contains_key(peer.name()));
@@ -542,6 +547,13 @@ impl Bar {
     }
 }
 
+/// An empty line and the head of a table in Markdown: what it is of, and columns of numbers.
+#[must_use]
+pub fn table_head(title: &str, columns: impl IntoIterator<Item = String>) -> String {
+    let columns: Vec<String> = columns.into_iter().collect();
+    format!("\n| {title} | {} |\n|---|{}\n", columns.join(" | "), "---:|".repeat(columns.len()))
+}
+
 /// A figure of a workload: its key, its column.
 const COLUMNS: [(&str, &str); 10] = [
     ("mb_per_s", "MB/s"),
@@ -561,15 +573,12 @@ impl Results {
     #[must_use]
     pub fn tables(&self) -> String {
         let mut text = String::new();
-        let order: Vec<Peer> = Peer::ALL.into_iter().chain(Peer::PLAIN).chain(Peer::CEILINGS).collect();
         for (workload, rows) in &self.peers {
             let known = |key: &str| rows.values().any(|row| row.figures.contains_key(key));
             let columns: Vec<_> = COLUMNS.into_iter().filter(|(key, _)| known(key)).collect();
-            let heads: Vec<_> = columns.iter().map(|(_, head)| *head).collect();
-            let _ = write!(text, "\n| {workload} | {} | runs |\n|---|", heads.join(" | "));
-            text += &"---:|".repeat(columns.len() + 1);
-            text.push('\n');
-            for peer in order.iter().filter(|peer| rows.contains_key(peer.name())) {
+            let heads = columns.iter().map(|(_, head)| (*head).to_owned()).chain(["runs".to_owned()]);
+            text += &table_head(workload, heads);
+            for peer in Peer::measured().filter(|peer| rows.contains_key(peer.name())) {
                 let row = &rows[peer.name()];
                 let cells: Vec<_> = columns
                     .iter()
@@ -583,14 +592,8 @@ impl Results {
             }
         }
         for ((size, pattern, percent), rows) in self.core_groups() {
-            let windows: Vec<_> = rows.iter().map(|row| row.window.to_string()).collect();
-            let _ = write!(
-                text,
-                "\n| core, {pattern}, {size} B, {percent} % loss: ns by window | {} |\n|---|",
-                windows.join(" | ")
-            );
-            text += &"---:|".repeat(rows.len());
-            text.push('\n');
+            let title = format!("core, {pattern}, {size} B, {percent} % loss: ns by window");
+            text += &table_head(&title, rows.iter().map(|row| row.window.to_string()));
             for (name, of) in [
                 ("ours", (|row| row.ours) as fn(&CoreRow) -> f64),
                 ("ikcp.c", |row| row.c),

@@ -51,7 +51,8 @@ pub(crate) struct Agenda<T> {
     /// Sessions that wait for the socket to have room.
     blocked: Mutex<Vec<T>>,
     timers: Mutex<Timers<T>>,
-    /// In microseconds: until then tasks leave what they write to the driver: it has woken several of them, or they write again soon.
+    /// In microseconds: until then tasks leave what they write to the driver, which has woken several of them, or since they write
+    /// again soon.
     gather_until: AtomicU64,
 }
 

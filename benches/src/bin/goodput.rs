@@ -1,5 +1,6 @@
 //! Goodput under loss over the real kernel, and what it costs on the wire:
-//! `cargo run --release -p kcp-benches --bin goodput -- [--quick] [--runs 0..3] [--setting open,100M] [--raw FILE] [--out DIR] [--document FILE]`.
+//! `cargo run --release -p kcp-benches --bin goodput -- [--quick] [--runs 0..3] [--setting open,100M] [--raw FILE] [--out DIR]
+//! [--document FILE]`.
 //! Needs root. Appends a JSON line per run to the raw file, then makes tables, JSON and plots of all that is in it.
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use clap::Parser;
 use kcp_benches::lab::{Contestant, Lab, Sample, Work};
 use kcp_benches::peers::process::raise_limits;
 use kcp_benches::plot::{self, Labels, Line};
-use kcp_benches::report::into_document;
+use kcp_benches::report::{into_document, table_head};
 use kcp_netlab::{LinkConfig, Loss};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -223,8 +224,7 @@ fn report(args: &Args, out: Option<&Path>) -> Result<(), Box<dyn Error>> {
     for ((setting, rtt_ms, place), texts) in &rows {
         let title = format!("{setting}, {rtt_ms} ms");
         if heading != title {
-            let percents = PERCENT.map(|percent| format!("{percent} %")).join(" | ");
-            writeln!(tables, "\n| {title} | {percents} |\n|---|{}", "---:|".repeat(PERCENT.len()))?;
+            tables += &table_head(&title, PERCENT.map(|percent| format!("{percent} %")));
             heading = title;
         }
         writeln!(tables, "| {} | {} |", names[*place], texts.join(" | "))?;

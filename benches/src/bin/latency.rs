@@ -13,7 +13,7 @@ use clap::Parser;
 use kcp_benches::lab::{Contestant, EVERY, Lab, PAUSE, Sample, Work};
 use kcp_benches::peers::process::raise_limits;
 use kcp_benches::plot::{self, Labels, Line};
-use kcp_benches::report::into_document;
+use kcp_benches::report::{into_document, table_head};
 use kcp_netlab::{LinkConfig, Loss};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -259,16 +259,14 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
     }
     for ((work, pattern), Tables { percents, rows }) in &documented {
         let Some(document) = document else { break };
-        let heading: Vec<_> = percents.iter().map(|percent| format!("{percent} %")).collect();
         let table = |which: usize| {
-            let mut text =
-                format!("| | {} |\n|---|{}\n", heading.join(" | "), "---:|".repeat(percents.len()));
+            let mut text = table_head("", percents.iter().map(|percent| format!("{percent} %")));
             for (place, cells) in rows {
                 text += &format!("| {} | {} |\n", names[*place], cells[which].join(" | "));
             }
             text
         };
-        let text = format!("\n{}\nkB / packets / realised loss:\n\n{}\n", table(0), table(1));
+        let text = format!("{}\nkB / packets / realised loss:\n{}\n", table(0), table(1));
         into_document(document, &format!("{work} {pattern}"), &text)?;
     }
     let Some(out) = out else { return Ok(()) };

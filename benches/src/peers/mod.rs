@@ -67,6 +67,11 @@ impl Peer {
         Self::Ceiling(Ceiling::IDEAL),
     ];
 
+    /// All that are measured unless others are asked for, in the order of tables.
+    pub fn measured() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::PLAIN).chain(Self::CEILINGS)
+    }
+
     /// Whether its server has a runtime of two threads, on both cores.
     #[must_use]
     pub const fn has_threads(self) -> bool {
@@ -109,11 +114,8 @@ impl FromStr for Peer {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
+        Self::measured()
             .chain(Self::VARIANTS)
-            .chain(Self::PLAIN)
-            .chain(Self::CEILINGS)
             .find(|peer| peer.name() == name)
             .ok_or_else(|| format!("no peer is called {name}"))
     }
