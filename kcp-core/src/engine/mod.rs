@@ -781,7 +781,7 @@ impl Engine {
         }
         let first_rto = self.first_rto();
         let probe = self.tail_probe().map(|(at, _)| at);
-        let mut next = self.inflight.next_deadline(first_rto);
+        let mut next = self.inflight.next_deadline(first_rto, self.peer_window);
         let mut consider = |candidate: Option<Timestamp>| {
             next = match (next, candidate) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -820,7 +820,8 @@ impl Engine {
         if has_room && !self.queue.is_empty() {
             return false;
         }
-        let timeout = self.inflight.next_deadline(self.first_rto()).is_some_and(|at| at <= now);
+        let timeout =
+            self.inflight.next_deadline(self.first_rto(), self.peer_window).is_some_and(|at| at <= now);
         if timeout || self.tail_probe().is_some_and(|(at, _)| at <= now) {
             return false;
         }
@@ -841,7 +842,7 @@ impl Engine {
     /// When the next retransmission timeout ends.
     pub(crate) fn resend_deadline(&mut self) -> Option<Timestamp> {
         let first_rto = self.first_rto();
-        self.inflight.next_deadline(first_rto)
+        self.inflight.next_deadline(first_rto, self.peer_window)
     }
 
     pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {

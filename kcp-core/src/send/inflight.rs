@@ -610,9 +610,12 @@ impl Inflight {
         }
     }
 
-    /// When the next RTO ends; `None` when nothing is in flight, or everything in flight is acknowledged or due.
-    pub(crate) fn next_deadline(&mut self, first_rto: u64) -> Option<Timestamp> {
-        let first = self.first_deadline(first_rto).map(|(_, deadline)| deadline);
+    /// When the next RTO ends; `None` when nothing is in flight, or everything in flight is acknowledged or due. Once something waits
+    /// for the peer's window, `window`, what would join it is not woken up for.
+    pub(crate) fn next_deadline(&mut self, first_rto: u64, window: u32) -> Option<Timestamp> {
+        let (una, stalled) = (self.una, self.is_stalled());
+        let first = self.first_deadline(first_rto).filter(|&(sn, _)| !stalled || !is_beyond(sn, una, window));
+        let first = first.map(|(_, deadline)| deadline);
         let repeated = self.repeated_deadline().map(|(deadline, _)| deadline);
         first.into_iter().chain(repeated).min()
     }
@@ -655,7 +658,7 @@ impl Inflight {
         let una = self.una;
         let Some(Repairs { stalled, due, .. }) = self.repairs.get_mut() else { return };
         stalled.retain(|&(sn, cause)| {
-            let beyond = sn.offset_from(una).is_some_and(|i| i > 0 && i >= size(window));
+            let beyond = is_beyond(sn, una, window);
             if !beyond {
                 due.push_back((sn, cause));
             }
@@ -735,6 +738,11 @@ const fn lose(lost: &mut usize, ever_lost: &mut u64, slot: &mut Slot) {
     let len = slot.data.len();
     *lost = lost.saturating_add(len);
     *ever_lost = ever_lost.saturating_add(wide(len));
+}
+
+/// The peer's window ends before `sn`. The first segment asks whether it still does.
+fn is_beyond(sn: Seq, una: Seq, window: u32) -> bool {
+    sn.offset_from(una).is_some_and(|i| i > 0 && i >= size(window))
 }
 
 fn find(slots: &VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&Slot> {
@@ -840,7 +848,7 @@ mod tests {
             fast += due(&mut ring, at(10)).len();
         }
         assert_eq!(fast, 5, "xmit 2..=6, then no more");
-        assert!(ring.next_deadline(RTO).is_some());
+        assert!(ring.next_deadline(RTO, u32::MAX).is_some());
     }
 
     #[test]
@@ -857,21 +865,21 @@ mod tests {
     #[test]
     fn deadlines_are_exact() {
         let mut ring = filled(0, 3);
-        assert_eq!(ring.next_deadline(RTO), Some(at(100)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(100)));
         assert_eq!(ring.expire(Timestamp::from_micros(99_999), RTO), 0);
         assert_eq!(ring.expire(at(100), RTO), 1);
         assert_eq!(due(&mut ring, at(100)), [(0, Cause::Timeout)]);
         // sn 1 is next, then sn 2, then the retransmission with its RTO doubled.
-        assert_eq!(ring.next_deadline(RTO), Some(at(101)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(101)));
         ring.on_ack(Seq::new(1), 1001);
-        assert_eq!(ring.next_deadline(RTO), Some(at(102)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(102)));
         ring.on_ack(Seq::new(2), 1002);
-        assert_eq!(ring.next_deadline(RTO), Some(at(300)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(300)));
         assert_eq!(ring.expire(at(300), RTO), 1);
         assert_eq!(due(&mut ring, at(300)), [(0, Cause::Timeout)]);
-        assert_eq!(ring.next_deadline(RTO), Some(at(700)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(700)));
         ring.on_una(Seq::new(3));
-        assert_eq!(ring.next_deadline(RTO), None);
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), None);
         assert!(ring.is_empty());
     }
 
@@ -960,7 +968,7 @@ mod tests {
         assert_eq!(ring.in_flight_since(Seq::new(0), 1_000), Some(at(0)));
         assert_eq!(ring.in_flight_since(Seq::new(1), 9_000), None, "of another");
         assert_eq!(ring.expire(at(100), RTO), 0, "put off");
-        assert_eq!(ring.next_deadline(RTO), Some(at(101)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(101)));
         assert_eq!(ring.expire(at(149), RTO), 1, "sn 1, which has not ridden");
         assert_eq!(ring.expire(at(150), RTO), 1);
         assert_eq!(ring.on_ack(Seq::new(0), 9_000), AckOutcome::Acked { sent_at: Some(at(50)) });
@@ -1129,7 +1137,7 @@ mod tests {
         ring.on_ack(Seq::new(1), 1001);
         assert_eq!(ring.detect_losses(1, 0), 1);
         assert_eq!(due(&mut ring, at(10)), [(0, Cause::Fast)]);
-        assert_eq!(ring.next_deadline(RTO), Some(at(110)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(110)));
         ring
     }
 
@@ -1152,20 +1160,20 @@ mod tests {
     fn an_ended_backoff_shortens_what_waits_longer_and_nothing_else() {
         let mut ring = repeated();
         ring.end_backoff(2 * RTO);
-        assert_eq!(ring.next_deadline(RTO), Some(at(110)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(110)));
         assert_eq!(ring.expire(at(110), RTO), 1);
         due(&mut ring, at(110));
-        assert_eq!(ring.next_deadline(RTO), Some(at(310)), "doubled once");
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(310)), "doubled once");
         ring.end_backoff(RTO);
-        assert_eq!(ring.next_deadline(RTO), Some(at(210)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(210)));
         assert_eq!(ring.expire(at(210), RTO), 1);
         due(&mut ring, at(210));
-        assert_eq!(ring.next_deadline(RTO), Some(at(410)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(410)));
         assert_eq!(ring.expire(at(410), RTO), 1);
         // Due already: it is sent now anyway.
         ring.end_backoff(RTO);
         due(&mut ring, at(410));
-        assert_eq!(ring.next_deadline(RTO), Some(at(810)));
+        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(810)));
     }
 
     #[test]
@@ -1254,7 +1262,7 @@ mod tests {
                 let deadline = |slot: &Naive| slot.deadline.unwrap_or(slot.sent.plus_micros(RTO));
                 let waiting = |slot: &&Naive| !slot.acked && !slot.due;
                 let earliest = naive.values().filter(waiting).map(deadline).min();
-                assert_eq!(ring.next_deadline(RTO), earliest, "seed {seed} step {step}");
+                assert_eq!(ring.next_deadline(RTO, u32::MAX), earliest, "seed {seed} step {step}");
                 let mut timeouts = 0;
                 for slot in naive.values_mut() {
                     if !slot.acked && !slot.due && deadline(slot) <= at(now) {

@@ -1,6 +1,7 @@
 //! Flow control: zero windows, slow readers, lost announcements.
 
 use alloc::vec;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use kcp_netsim::LinkConfig;
@@ -254,4 +255,31 @@ fn repetitions_into_a_closed_window_do_not_make_a_dead_link() {
         end.handle_timeout(now);
     }
     assert_eq!((repeated, end.close_reason()), (3, Some(CloseReason::DeadLink)));
+}
+
+#[test]
+fn timeouts_into_a_closed_window_wake_nobody() {
+    for window in [0, 1, 2] {
+        let mut end = lone(quiet().user_timeout(None).zero_window_timeout(None));
+        for i in 0..20u32 {
+            let now = at(i.into());
+            end.write(now, b"x").unwrap();
+            assert_eq!(sent(&mut end, now), [(Push, i, 1)]);
+        }
+        end.handle_datagram(at(20), &segment(Wins, 0, window, 0, 1, 0, b"")).unwrap();
+        let (mut now, mut for_nothing) = (at(20), 0);
+        while now < at(10_000) {
+            now = end.poll_timeout().unwrap();
+            end.handle_timeout(now);
+            let all = sent(&mut end, now);
+            for_nothing += u32::from(all.is_empty());
+            assert!(all.iter().all(|&(cmd, sn, _)| cmd == Wask || sn < u32::from(window.max(1))), "{all:?}");
+        }
+        assert_eq!(for_nothing, 1, "the first that finds no room, window {window}");
+        // With room all of them leave, in order.
+        end.handle_datagram(now, &segment(Wins, 0, 64, 0, 1, 0, b"")).unwrap();
+        let sns: Vec<_> = sent(&mut end, now).into_iter().map(|(_, sn, _)| sn).collect();
+        let first = u32::from(window.max(1));
+        assert!(sns.ends_with(&(first..20).collect::<Vec<_>>()), "{sns:?}");
+    }
 }

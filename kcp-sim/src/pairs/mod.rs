@@ -86,6 +86,7 @@ impl Allowed {
         // An echo proves it before anything counts, a token after that.
         let token =
             segments.clone().any(|(header, payload)| header.cmd != Command::Push && !payload.is_empty());
+        let token = token && !segments.clone().any(|(header, _)| header.cmd == Command::Ack);
         let validated = proven[usize::from(!token)];
         for (header, _) in segments {
             if header.una.is_before(self.una) {
@@ -239,7 +240,8 @@ impl Pair {
                 return false;
             };
             // Until its peer's address is proven it may lack what it takes to answer.
-            let slow = end.drawn.doubles && session.stats().in_flight > 0;
+            let stats = session.stats();
+            let slow = stats.in_flight > 0 && (end.drawn.doubles || micros(stats.rto) > RECOVERY);
             let able = !session.is_connecting() && session.is_validated() && !slow;
             able && end.accepted && !end.drawn.odd_timeouts && !end.app.gone()
         };
@@ -850,6 +852,13 @@ impl<'a> Sim<'a> {
                 // a stranger may not be answered. What ends that are the timeouts, where there are any.
                 let endless =
                     end.drawn.patience.is_none() && (alone || pair.restarted || !session.is_validated());
+                // Nor do timeouts end it where nothing is on its way: the first life has acknowledged what the second misses.
+                let stats = session.stats();
+                let forgotten = pair.restarted
+                    && !session.is_extended()
+                    && stats.in_flight == 0
+                    && stats.unsent_bytes == 0;
+                let endless = endless || forgotten;
                 let lost = (!pair.trusted || endless) && now > self.healed_at.unwrap_or(now) + 60_000_000;
                 let content = end.app.is_content(peer.app.written)
                     && (alone || peer.app.is_content(end.app.written) || peer.app.gone());
