@@ -134,10 +134,14 @@ impl Driver {
     /// Enters the deadlines of sessions whose tasks were woken last time, now that those have run. An acknowledgement that waited for
     /// an answer to ride with has mostly left: its deadline, earlier than all others, would have moved the runtime's timer with each
     /// message, and woken this task for nothing.
-    fn schedule(&mut self, now: Timestamp) {
-        for session in self.turn.deferred.drain(..) {
-            session.schedule(&mut session.lock(), now);
+    fn end_deferrals(&mut self, now: Timestamp) {
+        let mut deferred = std::mem::take(&mut self.turn.deferred);
+        for session in deferred.drain(..) {
+            session.end_deferral(now, &mut self.turn);
+            self.turn.empty(&self.shard, now, false);
         }
+        self.turn.deferred = deferred;
+        self.turn.end(&self.shard, now);
     }
 
     /// Sessions whose deadline has passed. True when there may be more.
@@ -200,7 +204,7 @@ impl Future for Driver {
         // First what tasks have left: they were woken by what was received last time.
         this.finish();
         let now = this.shard.hub.now();
-        this.schedule(now);
+        this.end_deferrals(now);
         let (more, woken) = match this.receive(cx, now) {
             Ok(received) => received,
             Err(error) => {

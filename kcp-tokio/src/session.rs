@@ -284,6 +284,11 @@ impl Session {
     /// The epilogue of every entrance (a received batch, an application's call, a timer): transmit what is due, hand on
     /// events, schedule the next deadline.
     pub(crate) fn after(self: &Arc<Self>, state: &mut State, now: Timestamp, runs: usize, turn: &mut Turn) {
+        if turn.defers && state.has_waiting_tasks() {
+            state.core.hold_answers();
+        } else {
+            state.core.release_answers();
+        }
         let more = self.transmit(state, now, runs, turn);
         // The peer's system says that nothing listens: believed only while nothing valid was heard.
         if state.refusals >= REFUSALS && state.core.is_connecting() {
@@ -340,8 +345,20 @@ impl Session {
             self.mark();
         } else if turn.defers && turn.wakers.len() > others {
             turn.deferred.push(self.clone());
+        } else if state.core.release_answers() {
+            self.mark();
         } else {
             self.schedule(state, now);
+        }
+    }
+
+    /// The tasks that were woken have had their turn: what has waited for them leaves, and the next deadline is entered.
+    pub(crate) fn end_deferral(self: &Arc<Self>, now: Timestamp, turn: &mut Turn) {
+        let mut state = self.lock();
+        if state.core.release_answers() {
+            self.after(&mut state, now, DRIVER_RUNS, turn);
+        } else {
+            self.schedule(&mut state, now);
         }
     }
 
@@ -658,6 +675,12 @@ impl State {
 
     pub(crate) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// Who may be woken by what has arrived, and write something then.
+    fn has_waiting_tasks(&self) -> bool {
+        let connects = self.extra.as_ref().is_some_and(|extra| !extra.waiter.is_empty());
+        connects || !self.reader.is_empty()
     }
 
     fn has_stash(&self) -> bool {

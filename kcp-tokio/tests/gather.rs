@@ -147,6 +147,56 @@ async fn answers_to_what_arrived_together_leave_in_one_datagram() {
     assert_eq!(counting.datagrams.load(Ordering::Relaxed) - before, 1);
 }
 
+/// Client: hello, token and request, end, acknowledged end. Server: hello, answer, acknowledged end and its own.
+#[tokio::test(start_paused = true)]
+async fn a_life_of_one_exchange_takes_seven_datagrams() {
+    let (net, counting, streams, _clients) = world(DELAY, 1, 1).await;
+    trips(streams, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let socket = net.bind(([10, 0, 0, 3], 1).into()).unwrap();
+    let client = Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() });
+    let endpoint = KcpEndpoint::from_socket(client.clone(), KcpConfig::turbo()).unwrap();
+    let before = counting.datagrams.load(Ordering::Relaxed);
+    // A task like any other: the first one's turn comes late.
+    let life = tokio::spawn(async move {
+        let mut stream = endpoint.connect(SERVER).await.unwrap();
+        stream.write_all(b"request").await.unwrap();
+        let mut got = [0; 7];
+        stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"request");
+        stream.shutdown().await.unwrap();
+        assert_eq!(stream.read(&mut got).await.unwrap(), 0);
+        drop(stream);
+        endpoint
+    });
+    let _endpoint = life.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let datagrams =
+        (client.datagrams.load(Ordering::Relaxed), counting.datagrams.load(Ordering::Relaxed) - before);
+    assert_eq!(datagrams, (4, 3));
+}
+
+/// A server that speaks first is not kept waiting by a client that has nothing to say.
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_proven_within_a_round_trip() {
+    let net = SimNet::new(LinkConfig { delay: DELAY, ..LinkConfig::default() }, 1);
+    let server = KcpEndpoint::from_socket(net.bind(SERVER).unwrap(), KcpConfig::turbo()).unwrap();
+    let client =
+        KcpEndpoint::from_socket(net.bind(([10, 0, 0, 2], 1).into()).unwrap(), KcpConfig::turbo()).unwrap();
+    let accepted = tokio::spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        let at = tokio::time::Instant::now();
+        stream.write_all(b"welcome").await.unwrap();
+        (at, stream)
+    });
+    let begun = tokio::time::Instant::now();
+    let mut stream = client.connect(SERVER).await.unwrap();
+    let mut got = [0; 7];
+    stream.read_exact(&mut got).await.unwrap();
+    let (at, _stream) = accepted.await.unwrap();
+    assert_eq!((at - begun, begun.elapsed()), (DELAY * 3, DELAY * 4));
+}
+
 /// Its acknowledgement could wait for 2.5 ms, but rides at once.
 #[tokio::test(start_paused = true)]
 async fn who_answers_leaves_no_deadline_behind() {

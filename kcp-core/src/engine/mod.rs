@@ -716,14 +716,13 @@ impl Engine {
 
     /// Counts a datagram that is a run of its own.
     pub(super) const fn count_one(&mut self, len: usize) -> Transmit {
-        let run = Transmit { datagrams: 1, stride: len, len };
-        self.count_sent(&run);
-        run
+        self.count_sent(1, len);
+        Transmit { datagrams: 1, stride: len, len }
     }
 
-    pub(super) const fn count_sent(&mut self, run: &Transmit) {
-        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(wide(run.datagrams));
-        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(wide(run.len));
+    pub(super) const fn count_sent(&mut self, datagrams: usize, len: usize) {
+        self.stats.datagrams_sent = self.stats.datagrams_sent.wrapping_add(wide(datagrams));
+        self.stats.bytes_sent = self.stats.bytes_sent.wrapping_add(wide(len));
     }
 
     /// When this very transmission left, if it is in flight.

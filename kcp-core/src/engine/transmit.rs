@@ -43,13 +43,13 @@ impl Engine {
             return None;
         }
         let Some(lead) = self.lead() else {
-            return self.transmit_run(now, framing, self.params.mtu, flush, buf);
+            return self.transmit_run(now, framing, self.params.mtu, flush, 0, buf);
         };
         // In the same datagram, so that neither loss nor reordering brings one without the other.
         let start = buf.len();
         self.push_lead(now, lead, buf);
         let mtu = self.params.mtu.saturating_sub(self.lead_room());
-        let run = self.transmit_run(now, Framing { max_datagrams: 1 }, mtu, flush, buf);
+        let run = self.transmit_run(now, Framing { max_datagrams: 1 }, mtu, flush, 0, buf);
         let Some(run) = run else {
             buf.truncate(start);
             return None;
@@ -59,12 +59,25 @@ impl Engine {
         Some(Transmit { stride: len, len, ..run })
     }
 
+    /// Adds what is due, and acknowledgements that wait for something to ride with, to a datagram that was appended to `buf` and
+    /// counted.
+    pub(crate) fn fill(&mut self, now: Timestamp, begun: Transmit, buf: &mut Vec<u8>) -> Transmit {
+        if !self.is_validated() {
+            return begun;
+        }
+        let run =
+            self.transmit_run(now, Framing { max_datagrams: 1 }, self.params.mtu, false, begun.len, buf);
+        run.unwrap_or(begun)
+    }
+
+    /// `begun`: bytes at the end of `buf` that the first datagram begins with, and that are counted.
     fn transmit_run(
         &mut self,
         now: Timestamp,
         framing: Framing,
         mtu: usize,
         flush: bool,
+        begun: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         self.follow_peer_window(now);
@@ -85,9 +98,9 @@ impl Engine {
         let for_data = if control && max > 1 { max.saturating_sub(1) } else { max };
         let first_new = self.inflight.nxt();
         let withheld = self.withholds_acks();
-        let mut writer = DatagramWriter::new(buf, mtu);
+        let mut writer = DatagramWriter::new(begun, buf, mtu);
         self.write_data(now, for_data, &mut writer);
-        let data = !writer.is_empty();
+        let data = writer.len() > begun;
         let acks_due = flush || self.ack_due.is_some_and(|due| due <= now);
         if acks_due || self.tell || self.ask || !writer.is_empty() {
             self.write_control(now, max, &mut writer);
@@ -100,8 +113,10 @@ impl Engine {
             self.note_una();
         }
         self.announcer.told(u32::from(self.free_window()));
-        self.count_sent(&run);
-        self.congestion.on_pkt_sent(now, run.len);
+        let (datagrams, len) =
+            (run.datagrams.saturating_sub(usize::from(begun > 0)), run.len.saturating_sub(begun));
+        self.count_sent(datagrams, len);
+        self.congestion.on_pkt_sent(now, len);
         if data && let Some(flight) = self.flight.get_mut() {
             flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
         }

@@ -137,6 +137,8 @@ pub(super) struct Extension {
     token: bool,
     pong: Option<u64>,
     reset: bool,
+    /// The token and the answer to a `Fin`, for which nobody waits, are not owed before something else leaves.
+    holds: bool,
     /// A keepalive is owed; the nonce of the latest one.
     ping_owed: bool,
     ping: Option<u64>,
@@ -185,10 +187,10 @@ fn has_room(payload: &[u8], numbers: usize, limit: usize) -> bool {
 }
 
 impl Seldom {
-    fn is_owed(&self, unproven: bool) -> bool {
+    fn is_owed(&self, unproven: bool, holds: bool) -> bool {
         // A datagram may have no room behind the answer to a hello.
         let datagrams = !unproven && !self.out.queue.is_empty();
-        self.fin_ack.is_some() || self.path_response.is_some() || datagrams
+        (self.fin_ack.is_some() && !holds) || self.path_response.is_some() || datagrams
     }
 
     fn is_search_due(&mut self, now: Timestamp, rto: u64) -> bool {
@@ -255,10 +257,26 @@ impl Extension {
             token: false,
             pong: None,
             reset: false,
+            holds: false,
             ping_owed: false,
             ping: None,
             seldom: Rare::none(),
         }
+    }
+
+    pub(super) const fn hold(&mut self) {
+        self.holds = true;
+    }
+
+    /// Whether something is owed now that was held before.
+    pub(super) fn release(&mut self) -> bool {
+        let held = self.is_holding();
+        self.holds = false;
+        held
+    }
+
+    pub(super) fn is_holding(&self) -> bool {
+        self.holds && (self.token || self.fin_ack().is_some())
     }
 
     /// The session was opened by data: whoever has had one here before shall know that it is gone.
@@ -278,10 +296,6 @@ impl Extension {
         {
             self.denial = Some(Box::new(Denial::Stranger(answer)));
         }
-    }
-
-    pub(super) const fn owes_denial(&self) -> bool {
-        self.denial.is_some()
     }
 
     pub(super) fn take_denial(&mut self) -> Option<Denial> {
@@ -419,13 +433,9 @@ impl Extension {
             }
             Control::Reset { .. } => return self.on_reset(now, self.proves(message)),
             _ if self.peer.is_none() => {}
-            Control::Token { token } if token == self.own => {
-                self.answer_came = true;
-                engine.validate();
-            }
+            Control::Token { token } if token == self.own => self.answer_came = true,
             Control::Fin { sn, token } if token == self.own => {
                 self.answer_came = true;
-                engine.validate();
                 return self.on_fin(sn);
             }
             Control::FinAck { sn, token }
@@ -433,7 +443,6 @@ impl Extension {
             {
                 self.seldom.make().fin = Fin::Acked;
                 self.answer_came = true;
-                engine.validate();
             }
             Control::Ping { nonce } => self.pong = Some(nonce),
             Control::Pong { nonce } if Some(nonce) == self.ping => {
@@ -453,6 +462,16 @@ impl Extension {
             _ => {}
         }
         Verdict::Nothing
+    }
+
+    /// Whether the sender shows our token: it gets what is sent to its address.
+    pub(super) const fn knows_token(&self, message: Control<'_>) -> bool {
+        match message {
+            Control::Token { token } | Control::Fin { token, .. } | Control::FinAck { token, .. } => {
+                self.is_on() && token == self.own
+            }
+            _ => false,
+        }
     }
 
     /// Whether this is a reset by who knows our token, or our last ping.
@@ -500,6 +519,10 @@ impl Extension {
 
     fn fin(&self) -> Fin {
         self.seldom.get().map_or(Fin::Open, |seldom| seldom.fin)
+    }
+
+    pub(super) fn owes_fin_ack(&self) -> bool {
+        self.fin_ack().is_some()
     }
 
     fn fin_ack(&self) -> Option<Seq> {
@@ -592,11 +615,11 @@ impl Extension {
         }
         let owed = self.denial.is_some()
             || self.hello_ack
-            || self.token
+            || (self.token && !self.holds)
             || self.reset
             || self.ping_owed
             || self.pong.is_some()
-            || self.seldom.get().is_some_and(|seldom| seldom.is_owed(engine.needs_token()));
+            || self.seldom.get().is_some_and(|seldom| seldom.is_owed(engine.needs_token(), self.holds));
         if owed || self.is_fin_due(shutdown, engine) {
             return Some(Timestamp::ZERO);
         }

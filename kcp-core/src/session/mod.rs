@@ -197,6 +197,10 @@ impl Session {
         let opening = self.is_connecting();
         let received = self.engine.una();
         self.check_life(now, datagram)?;
+        if !self.is_validated() && self.is_said(datagram, |_, control| self.extension.knows_token(control)) {
+            // Before anything counts: what it acknowledges is acknowledged.
+            self.engine.validate();
+        }
         let heard = match self.engine.input(now, datagram) {
             Ok(heard) => heard,
             Err(error) => {
@@ -392,6 +396,19 @@ impl Session {
     #[must_use]
     pub fn is_write_ready(&self) -> bool {
         self.shutdown || self.is_closed() || self.engine.is_writable()
+    }
+
+    /// From now on two answers for which the peer does not wait leave with what is sent next for another reason, since the
+    /// application has just been told of what it may want to answer: the one that completes the exchange of hellos, and the
+    /// acknowledgement of the peer's end of stream. [`release_answers`](Self::release_answers) has to follow when the application has
+    /// had its turn; [`poll_timeout`](Self::poll_timeout) does not count them before.
+    pub const fn hold_answers(&mut self) {
+        self.extension.hold();
+    }
+
+    /// The end of [`hold_answers`](Self::hold_answers). True when something has been held that is to be transmitted now.
+    pub fn release_answers(&mut self) -> bool {
+        self.extension.release()
     }
 
     /// Whether the peer has ended its stream, and everything of it has arrived.
@@ -633,14 +650,7 @@ impl Session {
                 let hello = self.extension.hello(self.config.mtu);
                 return Some(self.engine.write_opening_probe(now, &hello, buf));
             }
-            // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing.
-            State::Open if self.extension.owes_denial() => self.transmit_denial(buf),
-            State::Open if self.engine.is_mute() => self.transmit_control(now, buf),
-            // Few and short, and much depends on them: behind a flight they might be dropped with its end.
-            State::Open => match self.transmit_control(now, buf) {
-                None => self.engine.transmit(now, framing, false, buf),
-                run => run,
-            },
+            State::Open => self.transmit_open(now, framing, buf),
         };
         if run.is_some() {
             if self.engine.is_dead() {
@@ -651,10 +661,22 @@ impl Session {
         run
     }
 
-    fn transmit_denial(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
-        match self.extension.take_denial()? {
-            Denial::Opened(sn, ts) => self.engine.write_denial(sn, ts, buf),
-            Denial::Stranger(answer) => self.engine.write_answer(&answer, buf),
+    fn transmit_open(&mut self, now: Timestamp, framing: Framing, buf: &mut Vec<u8>) -> Option<Transmit> {
+        // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing. It is lost where there is
+        // no room for it.
+        let denial = match self.extension.take_denial() {
+            Some(Denial::Opened(sn, ts)) => self.engine.write_denial(sn, ts, buf),
+            Some(Denial::Stranger(answer)) => self.engine.write_answer(&answer, buf),
+            None => None,
+        };
+        if denial.is_some() {
+            return denial;
+        }
+        // Few and short, and much depends on them: behind a flight they might be dropped with its end.
+        match self.transmit_control(now, buf) {
+            control if self.engine.is_mute() => control,
+            None => self.engine.transmit(now, framing, false, buf),
+            Some(control) => Some(self.engine.fill(now, control, buf)),
         }
     }
 
@@ -662,6 +684,10 @@ impl Session {
         // What every datagram passes: nothing below is computed for it.
         if self.extension.is_silent() && !self.shutdown {
             return None;
+        }
+        if self.extension.is_holding() && !self.engine.is_quiet(now) {
+            // What leaves anyway takes them along.
+            self.extension.release();
         }
         if let Some(hello) = self.extension.late_hello(now) {
             // As one that opens: there may have been no data yet that did.
@@ -779,10 +805,10 @@ impl Session {
         self.engine.is_drained() && told
     }
 
-    /// Whether acknowledgements wait to be sent: a peer that never gets them takes its data for lost.
+    /// Whether acknowledgements wait to be sent: a peer that never gets them takes its data, or the end of its stream, for lost.
     #[must_use]
     pub fn owes_acks(&self) -> bool {
-        self.engine.owes_acks()
+        self.engine.owes_acks() || self.extension.owes_fin_ack()
     }
 
     /// The first sequence number that has not arrived in order: the `una` of everything we send.

@@ -892,3 +892,105 @@ fn whoever_greets_is_answered_in_every_datagram_until_it_shows_the_token() {
         assert_eq!(datagrams(&mut first, now)[0][4], 81);
     }
 }
+
+/// What the segments of each datagram are that an end wants to send now.
+fn layout(end: &mut Session, now: Timestamp) -> Vec<Vec<(Command, bool)>> {
+    let all = output(end, now);
+    all.iter()
+        .map(|segments| segments.iter().map(|(header, data)| (header.cmd, !data.is_empty())).collect())
+        .collect()
+}
+
+#[test]
+fn control_and_data_that_are_due_together_leave_together() {
+    let mut pair = dialled(&quiet(), &lossy(0), 6);
+    pair.drive(LIMIT, |pair| pair.ends[1].is_validated());
+    let now = pair.now;
+    pair.ends[0].write(now, b"the last words").unwrap();
+    pair.ends[0].shutdown();
+    let before = pair.ends[0].stats();
+    let mut run = vec![];
+    assert_eq!(layout(&mut pair.ends[0], now), [vec![(Command::Push, true)], vec![(Command::Wins, true)]]);
+    // Nothing was unsent any more when the end was told; an answer to it takes data along.
+    let after = pair.ends[0].stats();
+    assert_eq!(after.datagrams_sent - before.datagrams_sent, 2);
+    pair.drive(LIMIT, |pair| pair.ends[1].is_readable());
+    let now = pair.now;
+    pair.ends[1].write(now, &[7; 5000]).unwrap();
+    let before = pair.ends[1].stats();
+    while let Some(transmit) = pair.ends[1].poll_transmit(now, crate::Framing::default(), &mut run) {
+        assert!(transmit.len <= 1400, "{transmit:?}");
+    }
+    let after = pair.ends[1].stats();
+    assert_eq!(after.bytes_sent - before.bytes_sent, run.len() as u64, "every byte is counted once");
+}
+
+#[test]
+fn held_answers_ride_with_what_is_written_or_wait_to_be_released() {
+    for answered in [false, true] {
+        let mut pair = Pair::symmetric(quiet(), &lossy(0), 7);
+        let config = Arc::new(quiet());
+        pair.ends = [
+            Session::connect(77, config.clone(), Seed::from_u64(7), START),
+            Session::accept(77, config, Seed::from_u64(8), START),
+        ];
+        let now = START;
+        let hello = datagrams(&mut pair.ends[0], now).remove(0);
+        pair.ends[1].handle_datagram(now, &hello).unwrap();
+        let answer = datagrams(&mut pair.ends[1], now).remove(0);
+        pair.ends[0].handle_datagram(now, &answer).unwrap();
+        pair.ends[0].hold_answers();
+        assert_eq!(layout(&mut pair.ends[0], now), Vec::<Vec<_>>::new());
+        assert!(pair.ends[0].poll_timeout().is_none_or(|at| at > now), "nothing is owed before");
+        if answered {
+            pair.ends[0].write(now, b"at once").unwrap();
+        } else {
+            assert!(pair.ends[0].release_answers());
+        }
+        let token = datagrams(&mut pair.ends[0], now);
+        assert_eq!(token.len(), 1);
+        assert!(!pair.ends[0].release_answers(), "said already");
+        pair.ends[1].handle_datagram(now, &token[0]).unwrap();
+        assert!(pair.ends[1].is_validated());
+        assert_eq!(pair.ends[1].is_readable(), answered);
+        if !answered {
+            continue;
+        }
+        // The same with the end of a stream: acknowledged beside the own one, and not forgotten.
+        assert_eq!(pair.ends[1].read(now, &mut [0; 99]), Ok(7));
+        pair.ends[1].orphan(now);
+        for fin in datagrams(&mut pair.ends[1], now) {
+            pair.ends[0].handle_datagram(now, &fin).unwrap();
+        }
+        pair.ends[0].hold_answers();
+        assert_eq!(layout(&mut pair.ends[0], now), Vec::<Vec<_>>::new());
+        assert!(pair.ends[0].is_read_closed() && pair.ends[0].owes_acks());
+        pair.ends[0].shutdown();
+        let both = datagrams(&mut pair.ends[0], now);
+        assert_eq!(both.len(), 1);
+        pair.ends[1].handle_datagram(now, &both[0]).unwrap();
+        assert!(!pair.ends[1].is_done(), "it owes an acknowledgement of the end");
+        let last = datagrams(&mut pair.ends[1], now);
+        assert_eq!((last.len(), pair.ends[1].close_reason()), (1, Some(CloseReason::Finished)));
+        pair.ends[0].handle_datagram(now, &last[0]).unwrap();
+        assert_eq!(pair.ends[0].close_reason(), Some(CloseReason::Finished));
+    }
+}
+
+#[test]
+fn what_comes_with_the_proof_of_an_address_counts() {
+    let config = Arc::new(quiet());
+    let mut client = Session::connect(77, config.clone(), Seed::from_u64(7), START);
+    let mut server = Session::accept(77, config, Seed::from_u64(8), START);
+    server.write(START, b"welcome").unwrap();
+    let hello = datagrams(&mut client, START).remove(0);
+    server.handle_datagram(START, &hello).unwrap();
+    for greeting in datagrams(&mut server, START) {
+        client.handle_datagram(START, &greeting).unwrap();
+    }
+    assert_eq!((client.read(START, &mut [0; 9]), server.stats().in_flight), (Ok(7), 1));
+    let answer = datagrams(&mut client, START);
+    assert_eq!(answer.len(), 1, "token and acknowledgement");
+    server.handle_datagram(START, &answer[0]).unwrap();
+    assert_eq!((server.is_validated(), server.stats().in_flight), (true, 0));
+}

@@ -165,3 +165,22 @@ fn short_datagrams_have_room_for_the_answer_alone() {
         assert_eq!(sent(&mut end, at(1)).iter().any(|&(cmd, ..)| cmd == Push), mute);
     }
 }
+
+#[test]
+fn a_denial_that_there_is_no_room_for_keeps_nothing_else_waiting() {
+    // Found by fuzzing: what was due together with it was not sent before the next call.
+    for received in 0..60 {
+        let mut end = accepted(quiet());
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 0, 0, &vec![0; received])).unwrap();
+        end.write(at(0), b"x").unwrap();
+        output(&mut end, at(0));
+        for _ in 0..9 {
+            let Some(now) = end.poll_timeout() else { break };
+            // It speaks to somebody who was here before.
+            assert!(end.handle_datagram(now, &segment(Push, 0, 128, 0, 1 << 20, 9, b"x")).is_err());
+            end.handle_timeout(now);
+            output(&mut end, now);
+            assert!(end.poll_timeout().is_none_or(|next| next > now), "{received}");
+        }
+    }
+}

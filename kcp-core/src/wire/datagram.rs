@@ -84,9 +84,10 @@ pub(crate) struct DatagramWriter<'a> {
 }
 
 impl<'a> DatagramWriter<'a> {
-    pub(crate) fn new(buf: &'a mut Vec<u8>, mtu: usize) -> Self {
-        let base = buf.len();
-        Self { buf, base, start: base, mtu, stride: None, datagrams: 0 }
+    /// The last `begun` bytes of `buf` are the beginning of the first datagram.
+    pub(crate) fn new(begun: usize, buf: &'a mut Vec<u8>, mtu: usize) -> Self {
+        let base = buf.len().saturating_sub(begun);
+        Self { buf, base, start: base, mtu, stride: None, datagrams: usize::from(begun > 0) }
     }
 
     /// Makes room for a segment of `len` bytes (header and payload) in a run of at most `max_datagrams`. False when
@@ -219,7 +220,7 @@ mod tests {
     /// Writes segments of these lengths (header included) and returns what one run took.
     fn run(lens: &[usize], mtu: usize, max: usize) -> (usize, Option<Transmit>) {
         let mut buf = vec![0xEE; 3];
-        let mut writer = DatagramWriter::new(&mut buf, mtu);
+        let mut writer = DatagramWriter::new(0, &mut buf, mtu);
         let mut taken = 0;
         for &len in lens {
             if !writer.reserve(len, max) {

@@ -80,14 +80,9 @@ impl Allowed {
         Self { una: Seq::new(first), window: 128, next: Seq::new(first) }
     }
 
-    /// `proven`: whether the peer's address was before this datagram, and is now.
-    fn hear(&mut self, datagram: &[u8], conv: u32, proven: [bool; 2]) {
+    /// `validated`: whether the peer's address is proven, at the latest by this datagram, before anything of it counts.
+    fn hear(&mut self, datagram: &[u8], conv: u32, validated: bool) {
         let Ok(segments) = Segments::parse(datagram, conv) else { return };
-        // An echo proves it before anything counts, a token after that.
-        let token =
-            segments.clone().any(|(header, payload)| header.cmd != Command::Push && !payload.is_empty());
-        let token = token && !segments.clone().any(|(header, _)| header.cmd == Command::Ack);
-        let validated = proven[usize::from(!token)];
         for (header, _) in segments {
             if header.una.is_before(self.una) {
                 continue;
@@ -1165,7 +1160,6 @@ impl End {
             out.trace.add(out.now, self.who, "opened", [self.incarnation, 0, 0]);
         }
         let Some(session) = &mut self.session else { return Ok(()) };
-        let proven = session.is_validated();
         let before = (session.held().sent, session.una());
         if session.handle_datagram(local, datagram).is_err() {
             out.trace.add(out.now, self.who, "refused", [datagram.len() as u64, 0, 0]);
@@ -1174,7 +1168,7 @@ impl End {
                 self.owed = None;
             }
         } else {
-            self.allowed.hear(datagram, conv, [proven, session.is_validated()]);
+            self.allowed.hear(datagram, conv, session.is_validated());
             self.owed = self.owed.or(arrived(datagram, session).map(|sn| (sn, out.now)));
         }
         if session.is_extended() {
