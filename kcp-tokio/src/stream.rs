@@ -26,9 +26,9 @@ use crate::session::Session;
 ///
 /// * A read gives `Ok(0)` when the peer has shut down and everything was read, never because of silence: a peer that is
 ///   gone is `TimedOut`. A peer of another implementation cannot tell that its stream has ended.
-/// * [`shutdown`](tokio::io::AsyncWriteExt::shutdown) waits until the peer has acknowledged every byte; writing after it
+/// * [`shutdown`](https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.shutdown) waits until the peer has acknowledged every byte; writing after it
 ///   is `BrokenPipe`, reading goes on.
-/// * [`flush`](tokio::io::AsyncWriteExt::flush) hands everything to the network and does not wait for acknowledgements.
+/// * [`flush`](https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.flush) hands everything to the network and does not wait for acknowledgements.
 /// * Dropped, the stream goes on sending what was written for up to the linger time, unless something was left unread:
 ///   then it is reset, as TCP does.
 ///
