@@ -29,6 +29,14 @@ const BUCKET_TIME: u64 = 3_000_000;
 /// Rounds with no more than fills the path, after which no queue of ours is left that a round-trip time could include.
 const DRAIN_ROUNDS: u8 = 2;
 
+/// On a path that is shorter than this, in microseconds, a timer's tick is too coarse to space a flight.
+const LEAST_SPACED: u64 = 8_000;
+/// A flight that nothing on its way paces leaves at this many flights per round trip, but for the part that leaves at once.
+const SPACED_RATE: u64 = 2;
+const BURST_DIVISOR: u64 = 4;
+/// Microseconds between two parts of it.
+const SPACE: u64 = 1_000;
+
 /// The unit of a part.
 const WHOLE: u64 = 1024;
 /// The part that is lost follows a quarter of what each round says.
@@ -60,6 +68,9 @@ pub(super) struct Flight {
     draining: u8,
     /// Which part of what was sent was lost, in units of 1/[`WHOLE`], over some rounds.
     loss: u64,
+    /// Bytes that could leave at once at `saved_at`, if the path is so long that they count.
+    saved: u64,
+    saved_at: Timestamp,
 }
 
 /// From transmissions until the last of them, or one after it, has arrived.
@@ -89,6 +100,8 @@ impl Default for Flight {
             slack: SLACK.saturating_add(LEAST_SLACK),
             draining: 0,
             loss: 0,
+            saved: 0,
+            saved_at: Timestamp::ZERO,
         }
     }
 }
@@ -131,6 +144,22 @@ impl Flight {
         Some((u32::try_from(last).unwrap_or(u32::MAX), copies))
     }
 
+    /// Bytes that may leave now, and when more may. When a segment that held the window arrives at last, nothing may be on its way, and
+    /// a whole flight at once would drop into the bottleneck's queue.
+    pub(super) fn burst(&mut self, now: Timestamp) -> Option<(u64, Timestamp)> {
+        let rtt = self.rtt().filter(|&rtt| rtt >= LEAST_SPACED)?;
+        let (limit, passed) = (self.limit(), saturating_micros(now.saturating_since(self.saved_at)));
+        let more = limit.saturating_mul(SPACED_RATE).saturating_mul(passed) / at_least_one(rtt);
+        self.saved = self.saved.saturating_add(more).min((limit / BURST_DIVISOR).max(INITIAL));
+        self.saved_at = now;
+        Some((self.saved, now.plus_micros(SPACE)))
+    }
+
+    /// How long the path takes for so many bytes, in microseconds; 0 if that is not known.
+    pub(super) fn time_for(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(1_000_000).checked_div(self.rate()).unwrap_or(0)
+    }
+
     fn rate(&self) -> u64 {
         self.rates[0].max(self.rates[1])
     }
@@ -149,6 +178,11 @@ impl Flight {
         if let Some(round) = &mut self.round {
             round.full = true;
         }
+    }
+
+    /// So many bytes of datagrams have left.
+    pub(super) const fn spend(&mut self, bytes: u64) {
+        self.saved = self.saved.saturating_sub(bytes);
     }
 
     /// Data has left; `order` is the position of its last transmission.
@@ -308,6 +342,32 @@ mod tests {
         assert_eq!(path.round(20_000, 200_000, 0, false), 240_000);
         assert_eq!(path.round(20_000, 200_000, 0, false), 200_000, "drained: no more than fills the path");
         assert_eq!(path.round(15_000, 150_000, 0, false), 340_000, "what it was without our queue");
+    }
+
+    #[test]
+    fn a_flight_that_nothing_paces_leaves_in_parts() {
+        let mut path = Path::new();
+        let at = Timestamp::from_micros;
+        assert_eq!(path.flight.burst(at(path.now)), None, "the path is not known");
+        assert_eq!(path.flight.time_for(1), 0);
+        path.round(7_999, 7_999_000, 0, false);
+        assert_eq!(path.flight.burst(at(path.now)), None, "short");
+        let mut path = Path::new();
+        // 10 bytes per microsecond; 2 040 000 may be on their way.
+        assert_eq!(path.round(100_000, 1_000_000, 0, false), 2_040_000);
+        assert_eq!(path.flight.time_for(5_000_000), 500_000);
+        let now = path.now;
+        assert_eq!(path.flight.burst(at(now)), Some((510_000, at(now + 1_000))));
+        path.flight.spend(500_000);
+        assert_eq!(path.flight.burst(at(now)), Some((10_000, at(now + 1_000))));
+        assert_eq!(path.flight.burst(at(now + 1_000)), Some((10_000 + 40_800, at(now + 2_000))));
+        path.flight.spend(60_000);
+        assert_eq!(path.flight.burst(at(now + 1_000)), Some((0, at(now + 2_000))), "a run may be longer");
+        assert_eq!(path.flight.burst(at(now + 90_000)), Some((510_000, at(now + 91_000))));
+        // However little the path seems to take.
+        let mut path = Path::new();
+        path.round(100_000, 1, 0, false);
+        assert_eq!(path.flight.burst(at(path.now)), Some((INITIAL, at(path.now + 1_000))));
     }
 
     #[test]

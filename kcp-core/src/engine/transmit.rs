@@ -80,7 +80,6 @@ impl Engine {
         begun: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        self.follow_peer_window(now);
         self.tell |= self.announcer.update(now);
         if self.inflight.expire(now, self.first_rto()) > 0 {
             self.congestion.on_timeout(now, self.inflight.len());
@@ -100,6 +99,8 @@ impl Engine {
         let withheld = self.withholds_acks();
         let mut writer = DatagramWriter::new(begun, buf, mtu);
         self.write_data(now, for_data, &mut writer);
+        // After the data, of which some may just have found the window closed.
+        self.follow_peer_window(now);
         let data = writer.len() > begun;
         let acks_due = flush || self.ack_due.is_some_and(|due| due <= now);
         if acks_due || self.tell || self.ask || !writer.is_empty() {
@@ -116,9 +117,12 @@ impl Engine {
         let (datagrams, len) =
             (run.datagrams.saturating_sub(usize::from(begun > 0)), run.len.saturating_sub(begun));
         self.count_sent(datagrams, len);
-        self.congestion.on_pkt_sent(now, len);
+        if len > 0 {
+            self.congestion.on_pkt_sent(now, len);
+        }
         if data && let Some(flight) = self.flight.get_mut() {
             flight.on_sent(now, self.inflight.latest_and_arrived().0, self.inflight.ever_lost());
+            flight.spend(wide(len));
         }
         Some(run)
     }
@@ -128,7 +132,12 @@ impl Engine {
             self.paced_until = None;
             return self.nothing_queued(now);
         }
-        let budget = self.congestion.pacing_budget(now);
+        let mut budget = self.congestion.pacing_budget(now);
+        if let Some((bytes, next)) = self.flight.get_mut().and_then(|flight| flight.burst(now))
+            && bytes < budget.bytes
+        {
+            (budget.bytes, budget.next) = (bytes, Some(next));
+        }
         let mut room = Room { bytes: budget.bytes.min(self.allowance()), max_datagrams };
         self.paced_until = None;
         let ts = self.clock.stamp(now);
@@ -386,10 +395,14 @@ impl Engine {
         self.params.write_delay && self.hold_until.is_some() && self.queue.bytes() < self.params.mss()
     }
 
-    /// RTO of a segment sent once. Mode 0 gives the first timeout an eighth of slack.
+    /// RTO of a segment sent once. Mode 0 gives the first timeout an eighth of slack. Not before the path has had the time for
+    /// what is on its way, and a quarter more: samples are so many there that they hardly leave any variation.
     pub(super) fn first_rto(&self) -> u64 {
         let rto = self.rtt.rto();
-        if self.params.nodelay == 0 { rto.saturating_add(rto / 8) } else { rto }
+        let rto = if self.params.nodelay == 0 { rto.saturating_add(rto / 8) } else { rto };
+        let Some(flight) = self.flight.get() else { return rto };
+        // What stands in a queue behind our own is late and not lost.
+        rto.max(flight.time_for(wide(self.inflight.on_the_way())).saturating_add(rto / 4))
     }
 
     /// When to send which segment again, since a flight's end was perhaps lost, which no later one's ACK would show (RACK-TLP, RFC

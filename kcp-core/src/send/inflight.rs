@@ -611,7 +611,7 @@ impl Inflight {
     }
 
     /// When the next RTO ends; `None` when nothing is in flight, or everything in flight is acknowledged or due. Once something waits
-    /// for the peer's window, `window`, what would join it is not woken up for.
+    /// for the peer's window, `window`, nobody is woken for what was sent once and would join it.
     pub(crate) fn next_deadline(&mut self, first_rto: u64, window: u32) -> Option<Timestamp> {
         let (una, stalled) = (self.una, self.is_stalled());
         let first = self.first_deadline(first_rto).filter(|&(sn, _)| !stalled || !is_beyond(sn, una, window));

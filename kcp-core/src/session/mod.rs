@@ -188,8 +188,8 @@ impl Session {
     /// Applies a datagram that came from this session's peer. What is kept of it is copied.
     ///
     /// # Errors
-    /// [`InputError`] when it was refused: nothing of it was applied then, and a counter says why. (A message whose
-    /// fragment numbers are broken also ends the session.)
+    /// [`InputError`] when it was refused: nothing of it was applied then, but that it may have proven its sender's address, and a
+    /// counter says why. (A message whose fragment numbers are broken also ends the session.)
     pub fn handle_datagram(&mut self, now: Timestamp, datagram: &[u8]) -> Result<(), InputError> {
         if let State::Closed(reason) = self.state {
             return Err(InputError::Closed(reason));
@@ -197,7 +197,10 @@ impl Session {
         let opening = self.is_connecting();
         let received = self.engine.una();
         self.check_life(now, datagram)?;
-        if !self.is_validated() && self.is_said(datagram, |_, control| self.extension.knows_token(control)) {
+        if !self.is_validated()
+            && self
+                .is_said(datagram, |cmd, control| cmd != Command::Push && self.extension.knows_token(control))
+        {
             // Before anything counts: what it acknowledges is acknowledged.
             self.engine.validate();
         }

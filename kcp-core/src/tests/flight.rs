@@ -176,3 +176,19 @@ fn a_round_that_nothing_began_does_not_make_the_path_shorter() {
         assert!(speed > 18.0, "{seed}: {speed} {moved:?}");
     }
 }
+
+#[test]
+fn a_long_path_is_not_filled_with_what_is_only_late() {
+    // A queue of one round trip, windows of one and a half to four and a half flights: what is lost again and again holds the window,
+    // and when that goes on nothing is on its way. (Part of the rate that is used, transmissions more than loss demands.)
+    for (window, loss, used, more) in [(4096, 0.01, 0.7, 1.05), (8192, 0.05, 0.6, 1.3)] {
+        let config = SessionConfig::turbo().send_window(window).recv_window(window);
+        let len = 12_500_000 * 8;
+        let moved = bulk(config, &bottleneck(12_500_000, 200, 2_500_000, loss), len, None);
+        let part = len as f64 / moved.took / (12_500_000.0 * (1.0 - loss));
+        let excess = moved.sent * (1.0 - loss);
+        extern crate std;
+        std::println!("{window} {loss}: {part} {moved:?} {excess}");
+        assert!(part > used && excess < more, "{window} {loss}: {part} {moved:?}");
+    }
+}

@@ -7,7 +7,7 @@ use core::time::Duration;
 use kcp_netsim::LinkConfig;
 
 use super::util::{Pair, lone, output, pattern, quiet, segment, sent};
-use crate::wire::Command::{Push, Wask, Wins};
+use crate::wire::Command::{Ack, Push, Wask, Wins};
 use crate::{CloseReason, Held, ReadError, Timestamp, WriteError};
 
 fn at(ms: u64) -> Timestamp {
@@ -281,5 +281,32 @@ fn timeouts_into_a_closed_window_wake_nobody() {
         let sns: Vec<_> = sent(&mut end, now).into_iter().map(|(_, sn, _)| sn).collect();
         let first = u32::from(window.max(1));
         assert!(sns.ends_with(&(first..20).collect::<Vec<_>>()), "{sns:?}");
+    }
+}
+
+#[test]
+fn whoever_finds_the_window_closed_asks_although_nothing_else_is_due() {
+    // All that arrived is acknowledged one by one by a peer whose reader sleeps: the first segment waits for nothing.
+    for lost in [1, 2] {
+        let mut end = lone(quiet().keepalive(None).user_timeout(None).zero_window_timeout(None));
+        for i in 0..4u32 {
+            end.write(at(i.into()), b"x").unwrap();
+            assert_eq!(sent(&mut end, at(i.into())), [(Push, i, 1)]);
+        }
+        for sn in 0..4 - lost {
+            end.handle_datagram(at(10), &segment(Ack, 0, 0, sn, sn, 0, b"")).unwrap();
+        }
+        let mut asked = None;
+        while let Some(now) = end.poll_timeout().filter(|&now| now < at(2_000)) {
+            end.handle_timeout(now);
+            let all = sent(&mut end, now);
+            assert!(all.iter().all(|&(cmd, ..)| cmd == Wask), "{all:?}");
+            asked = asked.or(Some(now).filter(|_| !all.is_empty()));
+        }
+        let asked = asked.expect("nobody asks");
+        assert!(asked < at(1_000), "{asked:?}");
+        // There is room again, and the answer says so.
+        end.handle_datagram(asked, &segment(Wins, 0, 9, 0, 1, 0, b"")).unwrap();
+        assert_eq!(sent(&mut end, asked).len(), lost as usize);
     }
 }

@@ -133,6 +133,8 @@ struct End {
     /// Where the clock on the wire begins, if not anywhere.
     ts_offset: Option<u32>,
     trusted: bool,
+    /// Lets its application answer before it answers by itself.
+    holds: bool,
     /// The life of the peer that answered the hello.
     peer_life: Option<u64>,
     /// What has arrived and was not acknowledged, and since when.
@@ -330,6 +332,7 @@ impl<'a> Sim<'a> {
         let mut pairs = Vec::new();
         // What was thought of later has dice of its own: seeds of before mean what they meant, where it changes nothing.
         let mut more = Dice::new(draw::mix(seed) ^ 0x0DD5);
+        let mut newest = Dice::new(draw::mix(seed) ^ 0x401D);
         for id in 0..count {
             let mut pair = Self::draw_pair(&mut dice, id, chaos, calm, raw, features);
             if !calm {
@@ -337,6 +340,9 @@ impl<'a> Sim<'a> {
                 Self::draw_restarts(&mut more, &pair, id, chaos, features, &mut schedule);
             }
             pair.draw_wraps(&mut more, features);
+            for end in &mut pair.ends {
+                end.holds = note(features, newest.coin(), "held answers");
+            }
             pair.begin();
             for end in &pair.ends {
                 trace.tell(|| format!("{}: {:?} {:?}\n   {}", end.who, end.role, end.config, end.app.plan()));
@@ -437,6 +443,7 @@ impl<'a> Sim<'a> {
                 allowed: Allowed::new(0),
                 ts_offset: None,
                 trusted: false,
+                holds: false,
                 peer_life: None,
                 owed: None,
                 session: None,
@@ -1039,6 +1046,9 @@ impl End {
             self.next = None;
             return Ok(());
         };
+        if self.holds && caused {
+            session.hold_answers();
+        }
         let mut fired = false;
         if session.poll_timeout().is_some_and(|at| at <= local) {
             fired = true;
@@ -1072,6 +1082,7 @@ impl End {
                     session.abort();
                 }
             }
+            session.release_answers();
             self.drain(local, out)?;
             if before == (self.app.actions, out.sent, out.events) {
                 break;
