@@ -401,8 +401,9 @@ impl Engine {
         let rto = self.rtt.rto();
         let rto = if self.params.nodelay == 0 { rto.saturating_add(rto / 8) } else { rto };
         let Some(flight) = self.flight.get() else { return rto };
-        // What stands in a queue behind our own is late and not lost.
-        rto.max(flight.time_for(wide(self.inflight.on_the_way())).saturating_add(rto / 4))
+        // What stands in a queue behind our own is late and not lost. (What is lost counts too: a timeout must not make the next one
+        // come sooner.)
+        rto.max(flight.time_for(wide(self.inflight.bytes())).saturating_add(rto / 4))
     }
 
     /// When to send which segment again, since a flight's end was perhaps lost, which no later one's ACK would show (RACK-TLP, RFC

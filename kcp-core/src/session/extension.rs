@@ -298,6 +298,10 @@ impl Extension {
         }
     }
 
+    pub(super) const fn owes_denial(&self) -> bool {
+        self.denial.is_some()
+    }
+
     pub(super) fn take_denial(&mut self) -> Option<Denial> {
         self.denial.take().map(|denial| *denial)
     }

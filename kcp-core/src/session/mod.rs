@@ -653,7 +653,17 @@ impl Session {
                 let hello = self.extension.hello(self.config.mtu);
                 return Some(self.engine.write_opening_probe(now, &hello, buf));
             }
-            State::Open => self.transmit_open(now, framing, buf),
+            State::Open => {
+                // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing. It is lost where
+                // there is no room for it.
+                let first = if self.extension.owes_denial() { self.transmit_denial(buf) } else { None };
+                // Few and short, and much depends on them: behind a flight they might be dropped with its end.
+                match first.or_else(|| self.transmit_control(now, buf)) {
+                    None if !self.engine.is_mute() => self.engine.transmit(now, framing, false, buf),
+                    Some(control) if first.is_none() => Some(self.engine.fill(now, control, buf)),
+                    run => run,
+                }
+            }
         };
         if run.is_some() {
             if self.engine.is_dead() {
@@ -664,22 +674,10 @@ impl Session {
         run
     }
 
-    fn transmit_open(&mut self, now: Timestamp, framing: Framing, buf: &mut Vec<u8>) -> Option<Transmit> {
-        // A denial first: what is acknowledged before it is no longer in flight, and then it proves nothing. It is lost where there is
-        // no room for it.
-        let denial = match self.extension.take_denial() {
-            Some(Denial::Opened(sn, ts)) => self.engine.write_denial(sn, ts, buf),
-            Some(Denial::Stranger(answer)) => self.engine.write_answer(&answer, buf),
-            None => None,
-        };
-        if denial.is_some() {
-            return denial;
-        }
-        // Few and short, and much depends on them: behind a flight they might be dropped with its end.
-        match self.transmit_control(now, buf) {
-            control if self.engine.is_mute() => control,
-            None => self.engine.transmit(now, framing, false, buf),
-            Some(control) => Some(self.engine.fill(now, control, buf)),
+    fn transmit_denial(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        match self.extension.take_denial()? {
+            Denial::Opened(sn, ts) => self.engine.write_denial(sn, ts, buf),
+            Denial::Stranger(answer) => self.engine.write_answer(&answer, buf),
         }
     }
 

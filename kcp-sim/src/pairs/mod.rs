@@ -135,8 +135,9 @@ struct End {
     trusted: bool,
     /// Lets its application answer before it answers by itself.
     holds: bool,
-    /// The life of the peer that answered the hello.
+    /// The life of the peer that answered the hello, and the first that was heard.
     peer_life: Option<u64>,
+    heard_life: Option<u64>,
     /// What has arrived and was not acknowledged, and since when.
     owed: Option<(Seq, u64)>,
     session: Option<Session>,
@@ -445,6 +446,7 @@ impl<'a> Sim<'a> {
                 trusted: false,
                 holds: false,
                 peer_life: None,
+                heard_life: None,
                 owed: None,
                 session: None,
                 epitaph: None,
@@ -1179,6 +1181,7 @@ impl End {
                 self.owed = None;
             }
         } else {
+            self.heard_life.get_or_insert(life);
             self.allowed.hear(datagram, conv, session.is_validated());
             self.owed = self.owed.or(arrived(datagram, session).map(|sn| (sn, out.now)));
         }
@@ -1187,6 +1190,8 @@ impl End {
             let after = (session.held().sent, session.una());
             if self.trusted
                 && self.role != Role::Listens
+                // Before it was answered it could not tell.
+                && self.heard_life == Some(known)
                 && known != life
                 && before != after
                 && !session.is_closed()
