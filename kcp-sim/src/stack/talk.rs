@@ -364,7 +364,8 @@ async fn listen(
                     ));
                 }
             }
-            return (at, true);
+            // The end of one life is no end of the other.
+            return (at, !whose.is_deceived(&shared));
         }
         if (at as usize) < 8 {
             let take = data.len().min(8 - at as usize);
