@@ -131,10 +131,14 @@ impl Driver {
         Ok((more, woken))
     }
 
-    /// Enters the deadlines of sessions whose tasks were woken last time, now that those have run. An acknowledgement that waited for
+    /// Sends what has waited for the tasks that were woken last time, and enters their sessions' deadlines, now that those have run. An
+    /// acknowledgement that waited for
     /// an answer to ride with has mostly left: its deadline, earlier than all others, would have moved the runtime's timer with each
     /// message, and woken this task for nothing.
     fn end_deferrals(&mut self, now: Timestamp) {
+        if self.turn.deferred.is_empty() {
+            return;
+        }
         let mut deferred = std::mem::take(&mut self.turn.deferred);
         for session in deferred.drain(..) {
             session.end_deferral(now, &mut self.turn);

@@ -26,11 +26,14 @@ use crate::session::Session;
 ///
 /// * A read gives `Ok(0)` when the peer has shut down and everything was read, never because of silence: a peer that is
 ///   gone is `TimedOut`. A peer of another implementation cannot tell that its stream has ended.
-/// * [`shutdown`](https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.shutdown) waits until the peer has acknowledged every byte; writing after it
+/// * [`shutdown`] waits until the peer has acknowledged every byte; writing after it
 ///   is `BrokenPipe`, reading goes on.
-/// * [`flush`](https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.flush) hands everything to the network and does not wait for acknowledgements.
+/// * [`flush`] hands everything to the network and does not wait for acknowledgements.
 /// * Dropped, the stream goes on sending what was written for up to the linger time, unless something was left unread:
 ///   then it is reset, as TCP does.
+///
+/// [`shutdown`]: https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.shutdown
+/// [`flush`]: https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.flush
 ///
 /// # Cancel safety
 /// `read`, `write`, `flush`, `shutdown`, `send_msg` and `recv_msg` may be dropped at any point: what did not complete took
