@@ -333,7 +333,11 @@ impl Engine {
         // Only what surely fits: a peer repeats, and at last gives up, what it was invited to send and is discarded.
         let longest = self.segment_len();
         // Without a division where there is plenty of room.
-        let by_bytes = if free.saturating_mul(longest.get()) <= room { free } else { room / longest };
+        let by_bytes = if free.saturating_mul(longest.get()) <= room {
+            free
+        } else {
+            self.assembler.window(room / longest)
+        };
         let by_bytes = if self.is_readable() { by_bytes } else { by_bytes.max(1) };
         u16::try_from(free.min(by_bytes)).unwrap_or(u16::MAX)
     }

@@ -22,6 +22,8 @@ pub(crate) struct Assembler {
 struct Ring {
     /// Invariant: the last slot is occupied, if there is one.
     slots: VecDeque<Option<Place>>,
+    /// Slots that are occupied.
+    held: usize,
     bytes: usize,
     store: Store,
     usage: Usage,
@@ -144,6 +146,14 @@ impl Assembler {
         self.ring.get().map_or(0, |ring| ring.bytes)
     }
 
+    /// A window from `rcv_nxt` on, of which no more than so many segments are missing: what is held takes no room again. If there is not room for
+    /// all that is missing before the last that is held, it ends sooner.
+    pub(crate) fn window(&self, room: usize) -> usize {
+        let Some(ring) = self.ring.get() else { return room };
+        let missing = ring.slots.len().saturating_sub(ring.held);
+        if missing <= room { room.saturating_add(ring.held) } else { room }
+    }
+
     /// Whether nothing is held. Else a segment is missing, or the reader is full.
     pub(crate) fn is_empty(&self) -> bool {
         self.ring.get().is_none_or(|ring| ring.slots.is_empty())
@@ -171,6 +181,7 @@ impl Assembler {
             && slot.is_none()
         {
             *slot = Some(ring.store.push(frg, payload, ring.bytes));
+            ring.held = ring.held.saturating_add(1);
             ring.bytes = ring.bytes.saturating_add(payload.len());
         }
     }
@@ -188,6 +199,7 @@ impl Assembler {
         let Some(place) = ring.slots.front().copied().flatten() else { return };
         ring.usage.note(ring.slots.len());
         ring.slots.pop_front();
+        ring.held = ring.held.saturating_sub(1);
         ring.bytes = ring.bytes.saturating_sub(size(place.len));
         ring.store.remove(place);
         self.next = self.next.next();
@@ -256,6 +268,14 @@ mod tests {
                 assert_eq!(ring.bytes(), oracle.values().map(|(_, data)| data.len()).sum::<usize>());
                 assert_eq!(ring.is_empty(), oracle.is_empty());
                 assert_eq!(ring.next().value(), start.wrapping_add(base as u32));
+                let room = rng.below(40) as usize;
+                let missing =
+                    |window: u64| (base..base + window).filter(|at| !oracle.contains_key(at)).count();
+                let window = ring.window(room) as u64;
+                assert!(missing(window) <= room, "seed {seed} step {step}");
+                if oracle.last_key_value().is_none_or(|(last, _)| missing(last - base) <= room) {
+                    assert_eq!(missing(window + 1), room + 1, "the longest, seed {seed} step {step}");
+                }
                 if let Some(ring) = ring.ring.get() {
                     assert!(ring.store.capacity <= 2 * ring.bytes + MAX_WASTE + 50_000);
                 }

@@ -130,6 +130,33 @@ fn the_byte_budget_holds() {
 }
 
 #[test]
+fn what_is_held_beyond_a_hole_takes_no_second_place_in_the_window() {
+    // The window begins at the hole, so what is held is within it.
+    let push = |sn: u32| segment(Push, 0, 128, 0, sn, 0, &[1; 100]);
+    let told = |end: &mut crate::Session| output(end, at(100))[0][0].0.wnd;
+    let mut end = lone(quiet().mtu(124).recv_buffer(1000).recv_window(100));
+    for sn in 1..=6 {
+        end.handle_datagram(at(0), &push(sn)).unwrap();
+    }
+    assert_eq!(told(&mut end), 10);
+    for sn in [7, 8, 9, 0] {
+        end.handle_datagram(at(0), &push(sn)).unwrap();
+    }
+    assert_eq!((end.stats().unread_bytes, end.stats().beyond_window), (1000, 0), "all that was invited fits");
+    // So does what is missing before the last that is held, and not one more.
+    let mut end = lone(quiet().mtu(124).recv_buffer(1000).recv_window(100));
+    for sn in [1, 2, 3, 4, 5, 11] {
+        end.handle_datagram(at(0), &push(sn)).unwrap();
+    }
+    assert_eq!(told(&mut end), 4, "six are missing before sn 11, there is room for four");
+    let mut end = lone(quiet().mtu(124).recv_buffer(1000).recv_window(100));
+    for sn in [1, 2, 3, 4, 5, 9] {
+        end.handle_datagram(at(0), &push(sn)).unwrap();
+    }
+    assert_eq!(told(&mut end), 10);
+}
+
+#[test]
 fn a_message_larger_than_the_budget_still_completes() {
     let mut end = lone(quiet().stream(false).recv_buffer(1000));
     for frg in (0..20u8).rev() {
