@@ -37,8 +37,8 @@ struct Args {
     /// Seconds that count of each run.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Windows of every KCP, in segments.
-    #[arg(long, default_value_t = 1024)]
+    /// Windows of every KCP, in segments: what a path of 100 Mbit/s and 200 ms holds, twice.
+    #[arg(long, default_value_t = 4096)]
     window: u16,
     /// Only these contestants, separated by commas: "ours turbo,tcp bbr".
     #[arg(long, value_delimiter = ',')]

@@ -150,6 +150,20 @@ fn a_token_proves_an_address_and_another_does_not() {
 }
 
 #[test]
+fn the_answer_to_a_hello_is_repeated_until_the_right_token_comes() {
+    for wrong in [1, 0] {
+        let (mut server, _) = greeted();
+        said(&mut server, at(0));
+        let token = server.epitaph().own ^ wrong;
+        server.handle_datagram(at(0), &control(Wins, &Control::Token { token })).unwrap();
+        let again = said(&mut server, at(1_000)).iter().any(|payload| {
+            controls(payload).unwrap().any(|control| matches!(control, Control::HelloAck { .. }))
+        });
+        assert_eq!(again, wrong == 1);
+    }
+}
+
+#[test]
 fn the_hello_of_an_unproven_peer_from_elsewhere_moves_it_and_nothing_else_does() {
     let config = Arc::new(quiet());
     let start = || {

@@ -205,6 +205,43 @@ fn after_seven_wrong_resets_a_right_one_is_believed() {
     assert!(pair.ends[1].handle_datagram(now, &control(Wins, &[Control::Reset { proof: own }])).is_err());
 }
 
+/// Eight make it deaf to resets for ten seconds.
+#[test]
+fn only_what_can_be_a_guess_makes_deaf_and_not_for_longer() {
+    let right = |end: &mut Session, now| {
+        let proof = end.epitaph().own;
+        end.handle_datagram(now, &control(Wins, &[Control::Reset { proof }])).is_err()
+    };
+    let guess = |end: &mut Session, now| {
+        let wrong = control(Wins, &[Control::Reset { proof: end.epitaph().own ^ 1 }]);
+        for _ in 0..8 {
+            end.handle_datagram(now, &wrong).unwrap();
+        }
+    };
+    let mut pair = settled();
+    let now = pair.now;
+    guess(&mut pair.ends[1], now);
+    assert!(!right(&mut pair.ends[1], now + Duration::from_millis(9_999)));
+    guess(&mut pair.ends[1], now + Duration::from_millis(9_999));
+    assert!(right(&mut pair.ends[1], now + Duration::from_secs(10)), "nobody listened to those");
+    // What acknowledges more than was sent says nothing of a reset by itself.
+    let mut pair = settled();
+    for _ in 0..8 {
+        let end = &mut pair.ends[1];
+        let stray = segment(Ack, 0, 128, 0, 0, 1000, b"");
+        assert_eq!(end.handle_datagram(now, &stray), Err(InputError::UnaBeyondSent));
+    }
+    assert!(right(&mut pair.ends[1], now));
+    // What leads other segments spoils them, so it is no guess.
+    let mut pair = settled();
+    for _ in 0..8 {
+        let end = &mut pair.ends[0];
+        let leads = [segment(Wins, 0, 128, 0, 7, 0, &[MAGIC]), segment(Ack, 0, 128, 0, 0, 0, b"")].concat();
+        assert_eq!(end.handle_datagram(now, &leads), Err(InputError::OtherLife));
+    }
+    assert!(right(&mut pair.ends[0], now));
+}
+
 #[test]
 fn a_lone_denial_of_what_is_not_in_flight_is_a_wrong_reset_and_no_more() {
     let mut pair = settled();
