@@ -79,6 +79,7 @@ impl Engine {
             self.seek_proof(segments);
         }
         let validated = self.is_validated();
+        let mut behind = false;
         for (header, payload) in segments {
             match header.cmd {
                 Command::Ack if !validated => {}
@@ -91,8 +92,8 @@ impl Engine {
             }
             heard.plain_wins |= payload.is_empty() && header.cmd == Command::Wins;
             heard.control |= !payload.is_empty() && header.cmd != Command::Push;
-            let stale = header.una.is_before(una_before);
-            heard.alive |= !(stale && header.cmd == Command::Wins);
+            behind = header.una.is_before(una_before);
+            heard.alive |= !(behind && header.cmd == Command::Wins);
             // From an address that is not proven nothing counts as acknowledged: what is in flight is repeated until its
             // exact echo comes.
             if validated && una.is_before(header.una) {
@@ -122,6 +123,10 @@ impl Engine {
         if closed_before && self.peer_window > 0 && covered == 0 {
             self.inflight.retry_first(now, self.rtt.rto());
         }
+        if behind && !self.peer_is_behind && !self.inflight.has_unacked() {
+            self.progress_at = now;
+        }
+        self.peer_is_behind = behind;
         if covered > 0 || bytes > 0 {
             heard.acked = true;
             self.progress_at = now;

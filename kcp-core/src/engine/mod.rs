@@ -160,8 +160,11 @@ pub(crate) struct Engine {
     hold_until: Option<Timestamp>,
     /// The pacing budget is spent until then.
     paced_until: Option<Timestamp>,
-    /// Last time that data in flight was acknowledged, or that something came into flight after nothing was.
+    /// Last time that data in flight was acknowledged, or that something came into flight after nothing was; or that the peer
+    /// fell behind when nothing was.
     progress_at: Timestamp,
+    /// What was heard last says that less has arrived than was said before: it was late, or the peer is another.
+    peer_is_behind: bool,
     /// A segment was sent `dead_link` times.
     dead: bool,
 
@@ -222,6 +225,7 @@ impl Engine {
             hold_until: None,
             paced_until: None,
             progress_at: now,
+            peer_is_behind: false,
             dead: false,
             rests: 0,
             assembler: Assembler::new(Seq::new(0)),
@@ -489,9 +493,9 @@ impl Engine {
 
     /// Since when data in flight has made no progress. Data that the peer has acknowledged but cannot deliver (its
     /// reader is full) has arrived. One that has room and does not deliver never had what came before: it was replaced by
-    /// another, which knows this conversation by its repeated segments only.
+    /// another, which knows this conversation by its repeated segments only. So has one that falls behind: its window is not known.
     pub(crate) fn stalled_since(&self) -> Option<Timestamp> {
-        let undelivered = !self.inflight.is_empty() && self.peer_window > 0;
+        let undelivered = !self.inflight.is_empty() && (self.peer_window > 0 || self.peer_is_behind);
         (self.inflight.has_unacked() || undelivered).then_some(self.progress_at)
     }
 

@@ -188,6 +188,40 @@ fn discarded_input_is_acknowledged() {
 }
 
 #[test]
+fn a_peer_that_has_fallen_behind_what_it_acknowledged_has_no_closed_window() {
+    // Found by simulation: the first life of a server had no room, the second never had what the first had acknowledged.
+    use crate::wire::Command::Ack;
+    let at = Timestamp::from_millis;
+    for (again, expected) in [(None, Some(CloseReason::UserTimeout)), (Some(1), None)] {
+        let config = quiet().user_timeout(Some(Duration::from_secs(5))).zero_window_timeout(None);
+        let mut end = super::util::lone(config);
+        for byte in [b"x", b"y"] {
+            end.write(at(0), byte).unwrap();
+            super::util::output(&mut end, at(0));
+        }
+        let ack = |sn, una, wnd| super::util::segment(Ack, 0, wnd, 0, sn, una, b"");
+        end.handle_datagram(at(10), &ack(0, 1, 0)).unwrap();
+        end.handle_datagram(at(20), &ack(1, 0, 100)).unwrap();
+        super::util::output(&mut end, at(20));
+        if let Some(una) = again {
+            // One that was late: whoever has not fallen behind says so again, and is waited for.
+            end.handle_datagram(at(4_000), &ack(1, una, 0)).unwrap();
+            end.handle_timeout(at(5_020));
+            end.handle_datagram(at(6_000), &ack(1, 0, 100)).unwrap();
+            end.handle_timeout(at(10_999));
+            end.handle_datagram(at(10_999), &ack(1, una, 0)).unwrap();
+            end.handle_timeout(at(20_000));
+        } else {
+            end.handle_datagram(at(5_000), &ack(1, 0, 100)).unwrap();
+            end.handle_timeout(at(5_019));
+            assert_eq!(end.close_reason(), None);
+            end.handle_timeout(at(5_020));
+        }
+        assert_eq!(end.close_reason(), expected);
+    }
+}
+
+#[test]
 fn acknowledged_and_never_delivered_is_no_progress_while_the_peer_has_room() {
     // Found by simulation: a peer that was restarted acknowledged what it could not deliver, for ever.
     for (wnd, expected) in [(100, Some(CloseReason::UserTimeout)), (0, None)] {
