@@ -335,7 +335,9 @@ impl Engine {
             self.sampled_at = Some(now);
             bump(&mut self.stats.acks_sent);
         }
+        // Small segments that an ACK was lost for cost less to come again than all their ACKs said twice.
         while !withhold
+            && self.longest > SMALL
             && writer.has_room(HEADER_LEN)
             && may_send()
             && let Some((sn, ts)) = self.acks.next_repeat(rcv_nxt)

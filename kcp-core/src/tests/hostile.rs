@@ -122,9 +122,9 @@ fn the_window_is_pinned_from_both_sides() {
     }
     assert_eq!(end.stats().beyond_window, 4);
     // Behind rcv_nxt: acknowledged again, at any distance.
-    for (sn, repeated) in [(u32::MAX, vec![(Ack, 127, 0)]), (1 << 31, vec![])] {
+    for sn in [u32::MAX, 1 << 31] {
         end.handle_datagram(NOW, &segment(Push, 0, 128, 0, sn, 0, b"x")).unwrap();
-        assert_eq!(sent(&mut end, NOW), [vec![(Ack, sn, 0)], repeated].concat());
+        assert_eq!(sent(&mut end, NOW), [(Ack, sn, 0)]);
     }
 }
 

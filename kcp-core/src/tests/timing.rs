@@ -91,12 +91,12 @@ fn a_lone_ack_waits_a_moment_two_do_not() {
     assert_eq!(sent(&mut end, at(30)), [(Ack, 5, 0)]);
     end.handle_datagram(at(30), &segment(Push, 0, 128, 5, 5, 0, b"a")).unwrap();
     assert_eq!(sent(&mut end, at(30)), [(Ack, 5, 0)], "a duplicate: our ACK was lost");
-    // With data to ride on: at once, in the same datagram; and what was acknowledged beyond the hole once more.
+    // With data to ride on: at once, in the same datagram.
     end.handle_datagram(at(40), &segment(Push, 0, 128, 5, 3, 0, b"a")).unwrap();
     end.write(at(40), b"reply").unwrap();
     let datagrams = output(&mut end, at(40));
     assert_eq!(datagrams.len(), 1);
-    assert_eq!(datagrams[0].iter().map(|(h, _)| h.cmd).collect::<vec::Vec<_>>(), [Push, Ack, Ack]);
+    assert_eq!(datagrams[0].iter().map(|(h, _)| h.cmd).collect::<vec::Vec<_>>(), [Push, Ack]);
 }
 
 #[test]
