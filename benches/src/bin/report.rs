@@ -101,7 +101,7 @@ fn measure(piece: &str, args: &Args, scratch: &Path, results: &mut Results) -> R
 
 /// Virtual time: the same everywhere.
 fn paced(quick: bool, results: &mut Results) {
-    let (seeds, messages) = if quick { (2, 300) } else { (20, 1500) };
+    let (seeds, messages) = if quick { (2, 300) } else { (100, 1500) };
     results.paced.clear();
     for (preset, config) in [
         ("fast", SessionConfig::fast()),
