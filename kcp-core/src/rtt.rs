@@ -17,7 +17,9 @@ pub(crate) struct RttEstimator {
 /// What a peer says of its acknowledgements is believed up to here.
 const MAX_HOLD: u64 = 64_000;
 /// `IKCP_RTO_DEF`.
-const INITIAL_RTO: u32 = 200_000;
+pub(crate) const INITIAL_RTO: u32 = 200_000;
+/// An exchange that took longer had something lost in it; the RTO of RFC 6298 before the first sample.
+const MAX_EXPECTED: u64 = 1_000_000;
 /// `IKCP_RTO_MAX`. Samples are clamped to it as well.
 const MAX_RTO: u64 = 60_000_000;
 
@@ -44,6 +46,15 @@ impl RttEstimator {
         let rto = srtt.saturating_add(slack).saturating_add(hold).max(min_rto).min(MAX_RTO);
         let fits = |micros: u64| u32::try_from(micros).unwrap_or(u32::MAX);
         (self.srtt, self.rttvar, self.hold, self.rto) = (fits(srtt), fits(rttvar), fits(hold), fits(rto));
+    }
+
+    /// Before the first sample: an exchange without data took so long, with what was lost or waited in it. The first data is neither sent again
+    /// before its acknowledgement can be here, nor for long not.
+    pub(crate) fn expect(&mut self, took: u64, interval: u64, least: u64) {
+        if self.srtt().is_none() {
+            let rto = took.saturating_mul(2).saturating_add(interval).min(MAX_EXPECTED).max(least);
+            self.rto = u32::try_from(rto).unwrap_or(u32::MAX);
+        }
     }
 
     /// What is left of a peer's longest hold after a sample with a shorter one. The peer reckons the same way, so that it

@@ -20,7 +20,7 @@ use crate::num::{size, wide};
 use crate::rare::Rare;
 use crate::recv::assembler::Assembler;
 use crate::recv::reader::ReadQueue;
-use crate::rtt::RttEstimator;
+use crate::rtt::{INITIAL_RTO, RttEstimator};
 use crate::send::inflight::Inflight;
 use crate::send::queue::SendQueue;
 use crate::seq::Seq;
@@ -122,6 +122,8 @@ struct Unproven {
     /// What was told last before nothing more was to be acknowledged: less would look like another's.
     una: Seq,
     lead: Option<Lead>,
+    /// When the first hello came.
+    greeted_at: Option<Timestamp>,
 }
 
 /// What every datagram to a peer begins with that may mean another: who was here before, and took to its grave what it knew.
@@ -566,6 +568,17 @@ impl Engine {
         self.unproven.clear();
     }
 
+    /// When the first hello came, of a peer whose address is not proven.
+    pub(crate) fn greeted_at(&self) -> Option<Timestamp> {
+        self.unproven.get().and_then(|unproven| unproven.greeted_at)
+    }
+
+    /// An exchange without data took so long: what data may take that is sent now. One of our kind answers at once, others at their tick.
+    pub(crate) fn expect(&mut self, took: u64) {
+        let least = if self.una_suffices { self.params.min_rto } else { u64::from(INITIAL_RTO) };
+        self.rtt.expect(took, self.params.interval, least);
+    }
+
     pub(crate) fn is_validated(&self) -> bool {
         self.unproven.get().is_none()
     }
@@ -579,8 +592,9 @@ impl Engine {
     }
 
     /// The peer has said hello: whatever leaves begins with the answer, until it shows our token.
-    pub(crate) fn greet(&mut self, token: u64, echo: u64) {
+    pub(crate) fn greet(&mut self, now: Timestamp, token: u64, echo: u64) {
         if let Some(unproven) = self.unproven.get_mut() {
+            unproven.greeted_at.get_or_insert(now);
             unproven.lead = Some(Lead::Answer { token, echo });
         }
     }

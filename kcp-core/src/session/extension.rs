@@ -423,7 +423,7 @@ impl Extension {
             // Another token is another's: the first one stays.
             Control::Hello { token } if self.hellos.is_none() && cmd == Command::Wask => {
                 self.hello_ack = *self.peer.get_or_insert(token) == token;
-                engine.greet(self.own, token);
+                engine.greet(now, self.own, token);
                 // The answer is a `WINS`, too: a plain one beside it might arrive alone, and look like a plain peer's.
                 engine.untell();
             }

@@ -18,6 +18,7 @@ const KEEPALIVE_RETRIES: u64 = 4;
 /// The active side before the peer's first answer.
 #[derive(Debug)]
 pub(super) struct Opening {
+    pub(super) since: Timestamp,
     next_probe: Timestamp,
     wait: u64,
     deadline: Timestamp,
@@ -25,7 +26,7 @@ pub(super) struct Opening {
 
 impl Opening {
     pub(super) fn new(now: Timestamp, timeout: Duration) -> Self {
-        Self { next_probe: now, wait: FIRST_WAIT, deadline: now.after(timeout) }
+        Self { since: now, next_probe: now, wait: FIRST_WAIT, deadline: now.after(timeout) }
     }
 
     pub(super) fn expired(&self, now: Timestamp) -> Option<CloseReason> {

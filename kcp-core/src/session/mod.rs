@@ -16,7 +16,7 @@ use crate::engine::{Engine, Params};
 use crate::error::{CloseReason, DatagramError, InputError, ReadError, SendError, WriteError};
 use crate::seed::{Seed, mix, next_nonce};
 use crate::stats::{Held, Stats};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, saturating_micros};
 use crate::wire::control::{Control, MAGIC, controls};
 use crate::wire::datagram::{Framing, Transmit};
 use crate::wire::{Command, HEADER_LEN, Segments};
@@ -197,11 +197,14 @@ impl Session {
         let opening = self.is_connecting();
         let received = self.engine.una();
         self.check_life(now, datagram)?;
+        // When the exchange began that this ends.
+        let mut greeted_at = None;
         if !self.is_validated()
             && self
                 .is_said(datagram, |cmd, control| cmd != Command::Push && self.extension.knows_token(control))
         {
             // Before anything counts: what it acknowledges is acknowledged.
+            greeted_at = self.engine.greeted_at();
             self.engine.validate();
         }
         let heard = match self.engine.input(now, datagram) {
@@ -223,7 +226,8 @@ impl Session {
         }
         if heard.alive {
             self.liveness.heard(now);
-            if matches!(self.state, State::Opening(_)) {
+            if let State::Opening(opening) = &self.state {
+                greeted_at = Some(opening.since);
                 self.state = State::Open;
                 self.pending.connected = true;
                 self.extension.opened(now);
@@ -244,6 +248,9 @@ impl Session {
             if self.extension.is_on() {
                 self.engine.elide_acks();
             }
+        }
+        if let Some(at) = greeted_at {
+            self.engine.expect(saturating_micros(now.saturating_since(at)));
         }
         if heard.alive && self.engine.is_mute() {
             self.extension.greet_again();

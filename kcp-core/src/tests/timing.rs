@@ -1,11 +1,14 @@
 //! When things leave: exact deadlines, and none when idle.
 
+use alloc::sync::Arc;
 use alloc::vec;
 use core::time::Duration;
 
+use kcp_netsim::LinkConfig;
+
 use super::util::{lone, output, quiet, segment, sent};
 use crate::wire::Command::{Ack, Push, Wins};
-use crate::{NoDelay, Timestamp};
+use crate::{NoDelay, Seed, Session, Timestamp};
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_millis(ms)
@@ -29,6 +32,41 @@ fn a_written_byte_leaves_at_once_and_again_after_its_rto() {
     assert_eq!(sent(&mut end, at(400)), [(Push, 0, 1)]);
     assert_eq!(end.poll_timeout(), Some(at(700)));
     assert_eq!((end.stats().timeout_retransmits, end.stats().fast_retransmits), (2, 0));
+}
+
+#[test]
+fn the_first_data_waits_for_as_long_as_connecting_lets_expect() {
+    for (delay, rto) in [(1, 30), (10, 50), (150, 610)] {
+        let link = LinkConfig { delay: Duration::from_millis(delay), ..LinkConfig::default() };
+        let mut pair = super::extension::dialled(&quiet(), &link, 1);
+        assert_eq!(pair.ends[0].rto().as_millis(), rto, "twice, and a tick");
+        pair.run_for(Duration::from_millis(delay * 2));
+        assert_eq!(pair.ends[1].rto().as_millis(), rto);
+        let now = pair.now;
+        for end in &mut pair.ends {
+            end.write(now, &vec![7; 20 * 1376]).unwrap();
+        }
+        pair.run_for(Duration::from_secs(2));
+        for end in &pair.ends {
+            let stats = end.stats();
+            assert_eq!((stats.segments_sent, stats.retransmits, stats.in_flight), (20, 0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_plain_peer_acknowledges_at_its_tick_however_soon_it_answers() {
+    for (ms, rto) in [(20, 200), (300, 610), (900, 1_000)] {
+        let mut client = Session::connect(77, Arc::new(quiet()), Seed::from_u64(2), at(0));
+        output(&mut client, at(0));
+        client.handle_datagram(at(ms), &segment(Wins, 0, 128, 0, 0, 0, b"")).unwrap();
+        assert_eq!(client.rto().as_millis(), rto);
+        // A sample knows better.
+        client.write(at(ms), b"x").unwrap();
+        let (push, _) = output(&mut client, at(ms))[0][0];
+        client.handle_datagram(at(ms + 20), &segment(Ack, 0, 128, push.ts, push.sn.value(), 1, b"")).unwrap();
+        assert_eq!(client.rto().as_millis(), 60);
+    }
 }
 
 #[test]
