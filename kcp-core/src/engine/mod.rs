@@ -712,28 +712,30 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         let len = HEADER_LEN.saturating_add(payload.len());
-        (wide(len) <= self.allowance()).then(|| self.write_bare(now, cmd, payload, buf))
-    }
-
-    /// The same to an address that is not the peer's, or not yet.
-    pub(crate) fn write_bare(
-        &mut self,
-        now: Timestamp,
-        cmd: Command,
-        payload: &[u8],
-        buf: &mut Vec<u8>,
-    ) -> Transmit {
+        if wide(len) > self.allowance() {
+            return None;
+        }
         let header = self.header(cmd, CONTROL_SN, self.clock.stamp(now));
         if !self.withholds_acks() {
             self.note_una();
         }
         self.announcer.told(u32::from(header.wnd));
         append(header, payload, buf);
-        self.count_one(HEADER_LEN.saturating_add(payload.len()))
+        Some(self.count_one(len))
+    }
+
+    /// A datagram of one control segment. To who may mean another session it acknowledges nothing.
+    pub(crate) fn aside(&self, now: Timestamp, payload: &[u8]) -> Vec<u8> {
+        let una = self.assembler.next();
+        let una = if self.is_validated() { una } else { una.plus(NOTHING_ACKED) };
+        let header = self.header(Command::Wins, CONTROL_SN, self.clock.stamp(now));
+        let mut datagram = Vec::with_capacity(HEADER_LEN.saturating_add(payload.len()));
+        append(Header { una, ..header }, payload, &mut datagram);
+        datagram
     }
 
     /// Counts a datagram that is a run of its own.
-    pub(super) const fn count_one(&mut self, len: usize) -> Transmit {
+    pub(crate) const fn count_one(&mut self, len: usize) -> Transmit {
         self.count_sent(1, len);
         Transmit { datagrams: 1, stride: len, len }
     }

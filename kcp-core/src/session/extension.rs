@@ -319,8 +319,10 @@ impl Extension {
     /// Whose a datagram is that begins with this.
     pub(super) fn life(&self, header: &Header, payload: &[u8], engine: &Engine) -> Life {
         match controls(payload).map(|mut all| all.next()) {
-            _ if header.cmd != Command::Wins => Life::Ours,
-            Some(None) if payload.len() == 1 => Life::Denied { proven: self.is_forgotten(header, engine) },
+            _ if header.cmd == Command::Push => Life::Ours,
+            Some(None) if payload.len() == 1 && header.cmd == Command::Wins => {
+                Life::Denied { proven: self.is_forgotten(header, engine) }
+            }
             Some(Some(Control::HelloAck { token, echo })) if echo == self.own && Some(token) != self.peer => {
                 Life::Other
             }

@@ -528,9 +528,9 @@ impl Session {
         self.next_challenge = Some(now.plus_micros(CHALLENGE_INTERVAL));
         let mut payload = alloc::vec![MAGIC];
         Control::PathChallenge { nonce }.encode(&mut payload);
-        let mut datagram = Vec::new();
         // Not to the address that the limit of an unproven one is for.
-        self.engine.write_bare(now, Command::Wins, &payload, &mut datagram);
+        let datagram = self.engine.aside(now, &payload);
+        self.engine.count_one(datagram.len());
         Some(datagram)
     }
 
@@ -708,7 +708,13 @@ impl Session {
             let (limit, nonces) = (self.config.mss(), &mut self.ping_nonces);
             let (cmd, payload) =
                 self.extension.take(now, shutdown, limit, || next_nonce(nonces), &self.engine)?;
-            let run = self.engine.write_payload(now, cmd, &payload, buf);
+            let run = if self.is_closed() && self.engine.is_mute() {
+                // A reset that has no room for what tells whose it is.
+                let aside = self.engine.aside(now, &payload);
+                self.engine.write_answer(&aside, buf)
+            } else {
+                self.engine.write_payload(now, cmd, &payload, buf)
+            };
             if run.is_some() {
                 return run;
             }

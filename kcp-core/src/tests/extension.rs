@@ -540,7 +540,49 @@ fn however_late_an_answer_comes_both_ends_know_what_they_speak() {
     output(&mut server, now);
     let ask = server.challenge_path(now, 1).unwrap();
     client.handle_datagram(now, &ask).unwrap();
-    assert!(!client.is_connecting() && !client.is_extended());
+    assert!(client.is_connecting() && !client.is_extended(), "that may be of somebody who was here before");
+    for datagram in datagrams(&mut server, now + Duration::from_millis(200)) {
+        client.handle_datagram(now, &datagram).unwrap();
+    }
+    assert!(!client.is_connecting() && client.is_extended());
+}
+
+#[test]
+fn whoever_hears_of_extensions_before_the_answer_to_its_hello_repeats_it() {
+    let config = Arc::new(quiet());
+    let mut client = Session::connect_lazy(77, config.clone(), Seed::from_u64(1), START);
+    let mut server = Session::accept(77, config, Seed::from_u64(2), START);
+    let hello =
+        |segments: &Vec<(Header, Vec<u8>)>| segments[0].0.cmd == Command::Wask && segments[0].1.len() > 1;
+    client.write(START, b"x").unwrap();
+    server.write(START, b"y").unwrap();
+    // All hellos are lost, and what the network has kept of one comes when an echo has proven the address.
+    let mut now = START;
+    let mut last = None;
+    while now < START + Duration::from_secs(5) {
+        for segments in output(&mut client, now) {
+            let datagram: Vec<u8> =
+                segments.iter().flat_map(|(header, payload)| [&header.encode()[..], payload].concat()).collect();
+            if hello(&segments) {
+                last = Some(datagram);
+            } else {
+                let _ = server.handle_datagram(now, &datagram);
+            }
+        }
+        for datagram in datagrams(&mut server, now) {
+            let _ = client.handle_datagram(now, &datagram);
+        }
+        now = now + Duration::from_millis(10);
+        client.handle_timeout(now);
+    }
+    assert!(server.is_validated() && !server.is_extended());
+    server.handle_datagram(now, &last.unwrap()).unwrap();
+    assert!(server.is_extended());
+    // The answer is lost; what comes first is another thing that only one of ours says.
+    output(&mut server, now);
+    let ask = server.challenge_path(now, 1).unwrap();
+    client.handle_datagram(now, &ask).unwrap();
+    assert!(!client.is_extended());
     let again = output(&mut client, now + Duration::from_millis(200));
     assert!(again.iter().any(hello), "{again:?}");
 }
@@ -890,6 +932,53 @@ fn whoever_greets_is_answered_in_every_datagram_until_it_shows_the_token() {
         assert!(first.is_validated());
         first.write(now, b"answer").unwrap();
         assert_eq!(datagrams(&mut first, now)[0][4], 81);
+    }
+}
+
+#[test]
+fn nothing_that_another_life_says_acknowledges_what_ours_was_sent() {
+    // Found by simulation: the answer to the hello stood in a ping, which is no `WINS`; and a reset had no room beside it.
+    for mtu in [50, 1400] {
+        for said in ["ping", "reset", "challenge"] {
+            let config = Arc::new(quiet().mtu(mtu).keepalive(Some(Duration::from_secs(1))));
+            let accept = |seed| Session::accept(77, config.clone(), Seed::from_u64(seed), START);
+            let mut client = Session::connect(77, Arc::new(quiet().mtu(mtu)), Seed::from_u64(2), START);
+            let hello = datagrams(&mut client, START).remove(0);
+            let (mut first, mut second) = (accept(1), accept(9));
+            first.handle_datagram(START, &hello).unwrap();
+            for answer in datagrams(&mut first, START) {
+                client.handle_datagram(START, &answer).unwrap();
+            }
+            client.write(START, b"data").unwrap();
+            let data = datagrams(&mut client, START);
+            second.handle_datagram(START, &hello).unwrap();
+            datagrams(&mut second, START);
+            for datagram in &data {
+                let _ = second.handle_datagram(START, datagram);
+            }
+            assert_eq!(second.una().value(), 1);
+            let now = START + Duration::from_millis(1300);
+            // What comes first is lost.
+            datagrams(&mut second, START + Duration::from_millis(900));
+            let sent = match said {
+                "challenge" => second.challenge_path(now, 1).into_iter().collect(),
+                _ => {
+                    if said == "reset" {
+                        second.abort();
+                    }
+                    second.handle_timeout(now);
+                    datagrams(&mut second, now)
+                }
+            };
+            assert!(!sent.is_empty(), "{said}");
+            for datagram in sent {
+                assert!(datagram.len() <= mtu);
+                let _ = client.handle_datagram(now, &datagram);
+                assert!(client.stats().in_flight == 1 || client.has_lost_data(), "{said} at {mtu}");
+            }
+            let reset = (said != "challenge").then_some(CloseReason::Reset);
+            assert_eq!(client.close_reason(), reset, "{said} at {mtu}");
+        }
     }
 }
 
