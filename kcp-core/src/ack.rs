@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use crate::num::wide;
 use crate::rare::Rare;
 use crate::seq::Seq;
+use crate::wire::Header;
 
 /// ACKs waiting for the next flush, in order of arrival.
 ///
@@ -33,6 +34,59 @@ impl Holes {
     fn is_empty(&self) -> bool {
         self.owed.is_empty() && self.flushed.is_empty() && self.repeat.is_empty()
     }
+}
+
+/// Consecutive ACKs that leave as one segment: the first is its header, each further one a byte, which says how many milliseconds
+/// later its `ts` is.
+#[derive(Debug)]
+pub(crate) struct AckRun {
+    first: (Seq, u32),
+    last: (Seq, u32),
+    later: [u8; MAX_LATER],
+    len: usize,
+    /// So many of them, the first ones, have been said before.
+    repeated: usize,
+}
+
+/// Keeps a run, which stands on the stack, short; there a header costs little more than a byte per ACK.
+const MAX_LATER: usize = 63;
+
+impl AckRun {
+    const fn new(first: (Seq, u32)) -> Self {
+        Self { first, last: first, later: [0; MAX_LATER], len: 0, repeated: 0 }
+    }
+
+    /// Takes the ACK if it comes next and there is room for it in `room` bytes.
+    fn join(&mut self, (sn, ts): (Seq, u32), room: usize) -> bool {
+        let Some(later) = later(self.last, (sn, ts)) else { return false };
+        let Some(place) = self.later.get_mut(self.len).filter(|_| self.len < room) else { return false };
+        *place = later;
+        self.len = self.len.saturating_add(1);
+        self.last = (sn, ts);
+        true
+    }
+
+    pub(crate) fn header(&self, template: Header) -> Header {
+        let len = u32::try_from(self.len).unwrap_or(0);
+        Header { sn: self.first.0, ts: self.first.1, len, ..template }
+    }
+
+    pub(crate) fn later(&self) -> &[u8] {
+        self.later.get(..self.len).unwrap_or_default()
+    }
+
+    pub(crate) const fn repeated(&self) -> usize {
+        self.repeated
+    }
+
+    pub(crate) const fn fresh(&self) -> usize {
+        self.len.saturating_add(1).saturating_sub(self.repeated)
+    }
+}
+
+/// How much later `ts` is than that of the segment before, if the two can stand in one run.
+fn later(before: (Seq, u32), (sn, ts): (Seq, u32)) -> Option<u8> {
+    (before.0.next() == sn).then(|| u8::try_from(ts.wrapping_sub(before.1)).ok())?
 }
 
 /// ACKs that may be repeated: a datagram of them.
@@ -99,8 +153,42 @@ impl AckQueue {
         self.elided = self.elided.wrapping_add(1);
     }
 
+    /// Takes the next ACK worth sending, and in `room` more bytes what follows it, after what of the flush before leads to it.
+    pub(crate) fn next_run(&mut self, rcv_nxt: Seq, room: usize) -> Option<AckRun> {
+        let first = self.peek(rcv_nxt)?;
+        let mut run = AckRun::new(first);
+        if let Some(before) = self.repeat_before(first, rcv_nxt, room) {
+            run = before;
+            run.join(first, room);
+        }
+        self.pop(rcv_nxt);
+        while self.peek(rcv_nxt).is_some_and(|next| run.join(next, room)) {
+            self.pop(rcv_nxt);
+        }
+        Some(run)
+    }
+
+    /// Of the ACKs of the flush before those that `first` follows: in a run with it they cost a byte each.
+    fn repeat_before(&mut self, first: (Seq, u32), rcv_nxt: Seq, room: usize) -> Option<AckRun> {
+        let repeat = &mut self.holes.get_mut()?.repeat;
+        let mut next = first;
+        let leads = |&&ack: &&(Seq, u32)| {
+            let leads = !ack.0.is_before(rcv_nxt) && later(ack, next).is_some();
+            next = ack;
+            leads
+        };
+        let count = repeat.iter().rev().take(room.min(MAX_LATER)).take_while(leads).count();
+        let mut leading = repeat.drain(repeat.len().saturating_sub(count)..);
+        let mut run = AckRun::new(leading.next()?);
+        run.repeated = count;
+        leading.for_each(|ack| {
+            run.join(ack, room);
+        });
+        Some(run)
+    }
+
     /// Removes what [`peek`](Self::peek) returned: it has been sent.
-    pub(crate) fn pop(&mut self, rcv_nxt: Seq) {
+    fn pop(&mut self, rcv_nxt: Seq) {
         let first = self.holes.get_mut().and_then(|holes| holes.owed.pop_front());
         let sent = first.or_else(|| self.newest.take()).filter(|&(sn, _)| !sn.is_before(rcv_nxt));
         if let Some(sent) = sent {
@@ -113,14 +201,16 @@ impl AckQueue {
 
     /// An ACK of the flush before, to be sent again where there is room for it. KCP acknowledges a segment beyond a hole
     /// only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
-    pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq) -> Option<(Seq, u32)> {
+    pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq, room: usize) -> Option<AckRun> {
         let repeat = &mut self.holes.get_mut()?.repeat;
-        while let Some((sn, ts)) = repeat.pop_front() {
-            if !sn.is_before(rcv_nxt) {
-                return Some((sn, ts));
-            }
+        let covered = repeat.iter().take_while(|(sn, _)| sn.is_before(rcv_nxt)).count();
+        repeat.drain(..covered);
+        let mut run = AckRun::new(repeat.pop_front()?);
+        while repeat.front().is_some_and(|&next| run.join(next, room)) {
+            repeat.pop_front();
         }
-        None
+        run.repeated = run.len.saturating_add(1);
+        Some(run)
     }
 
     /// Everything owed has been sent: what of it is worth repeating rides with the next flush.
@@ -162,16 +252,18 @@ impl AckQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::HEADER_LEN;
     use alloc::vec::Vec;
 
     fn drain(queue: &mut AckQueue, rcv_nxt: Seq) -> Vec<u32> {
         let mut out = Vec::new();
-        while let Some((sn, _)) = queue.peek(rcv_nxt) {
-            out.push(sn.value());
-            queue.pop(rcv_nxt);
+        while let Some(run) = queue.next_run(rcv_nxt, 0) {
+            assert_eq!((run.len, run.repeated), (0, 0));
+            out.push(run.first.0.value());
         }
-        while let Some((sn, _)) = queue.next_repeat(rcv_nxt) {
-            out.push(1_000_000 + sn.value());
+        while let Some(run) = queue.next_repeat(rcv_nxt, 0) {
+            assert_eq!((run.len, run.repeated), (0, 1));
+            out.push(1_000_000 + run.first.0.value());
         }
         queue.end_flush();
         out
@@ -270,6 +362,72 @@ mod tests {
         }
     }
 
+    /// A run as its receiver reads it.
+    fn read(run: &AckRun) -> Vec<(Seq, u32)> {
+        let template = crate::wire::Header::decode(&[82; HEADER_LEN]).unwrap();
+        let header = run.header(template);
+        assert_eq!(header.len as usize, run.later().len());
+        let (mut sn, mut ts) = (header.sn, header.ts);
+        let mut acks = alloc::vec![(sn, ts)];
+        for &later in run.later() {
+            (sn, ts) = (sn.next(), ts.wrapping_add(later.into()));
+            acks.push((sn, ts));
+        }
+        assert_eq!(run.fresh() + run.repeated(), acks.len());
+        acks
+    }
+
+    #[test]
+    fn consecutive_ones_leave_together_and_bring_what_was_said_before_them() {
+        let ack = |sn, ts| (Seq::new(sn), ts);
+        let mut queue = AckQueue::default();
+        let owe = |queue: &mut AckQueue, acks: &[(u32, u32)]| {
+            acks.iter().for_each(|&(sn, ts)| queue.push(Seq::new(sn), ts, Seq::new(4), 1000));
+        };
+        let mut flush = |acks: &[(u32, u32)], room| {
+            owe(&mut queue, acks);
+            let mut all = Vec::new();
+            while let Some(run) = queue.next_run(Seq::new(4), room) {
+                all.push((read(&run), run.repeated()));
+            }
+            let mut again = Vec::new();
+            while let Some(run) = queue.next_repeat(Seq::new(4), room) {
+                assert_eq!(run.fresh(), 0);
+                again.push(read(&run));
+            }
+            queue.end_flush();
+            (all, again)
+        };
+        // A gap, and a `ts` that is too late, or earlier than the one before, end a run.
+        let (all, again) = flush(&[(5, 0), (6, 255), (7, 511), (9, 511), (10, 510)], 100);
+        let expected = [
+            alloc::vec![ack(5, 0), ack(6, 255)],
+            alloc::vec![ack(7, 511)],
+            alloc::vec![ack(9, 511)],
+            alloc::vec![ack(10, 510)],
+        ];
+        assert_eq!(all, expected.clone().map(|run| (run, 0)));
+        assert!(again.is_empty());
+        // What leads to it comes along, what does not comes behind, both once.
+        let (all, again) = flush(&[(11, 510), (12, 511)], 100);
+        assert_eq!(all, [(alloc::vec![ack(10, 510), ack(11, 510), ack(12, 511)], 1)]);
+        assert_eq!(again, expected[..3]);
+        let (all, again) = flush(&[(13, 511)], 1);
+        assert_eq!(all, [(alloc::vec![ack(12, 511), ack(13, 511)], 1)], "as many as there is room for");
+        assert_eq!(again, [[ack(11, 510)]]);
+        let (all, again) = flush(&[(14, 511)], 0);
+        assert_eq!(
+            (all, again),
+            (alloc::vec![(alloc::vec![ack(14, 511)], 0)], alloc::vec![alloc::vec![ack(13, 511)]])
+        );
+        let (all, again) = flush(&(15..79).map(|sn| (sn, 600)).collect::<Vec<_>>(), 1000);
+        let lens: Vec<_> = all.iter().map(|(run, repeated)| (run.len(), *repeated)).collect();
+        assert_eq!((lens, again.len()), (alloc::vec![(64, 1), (1, 0)], 0), "no more than so many");
+        let (all, again) = flush(&[(71, 600)], 1000);
+        assert_eq!((all[0].0.len(), all[0].1), (57, 56), "none but the first of a flush are repeated");
+        assert!(again.is_empty());
+    }
+
     /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.
     #[test]
     fn same_as_a_list() {
@@ -282,7 +440,8 @@ mod tests {
             let (mut next, mut held) = (0u64, alloc::collections::BTreeSet::new());
             let mut pushed = 0u64;
             let mut gone = 0u64;
-            for ts in 0..300u32 {
+            let pace = if rng.chance(50) { 1 } else { 100 };
+            for ts in (0..300u32).map(|step| step * pace) {
                 if rng.chance(70) {
                     // ACKs are owed with the rcv_nxt from before, as the engine does it.
                     let position = next + rng.below(12);
@@ -299,18 +458,34 @@ mod tests {
                     let last = owed.len().saturating_sub(1);
                     let keep = |(i, ack): (usize, &(u64, u32))| (ack.0 >= next || i == last).then_some(*ack);
                     let expected: Vec<_> = owed.iter().enumerate().filter_map(keep).collect();
-                    let mut got = Vec::new();
-                    while let Some((sn, ts)) = queue.peek(sn_of(next)) {
-                        got.push((next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts));
-                        queue.pop(sn_of(next));
+                    let (mut got, mut again) = (Vec::new(), Vec::new());
+                    let place =
+                        |(sn, ts): (Seq, u32)| (next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts);
+                    let room = [0, 1, 4, 1000][rng.below(4) as usize];
+                    let mut before: Option<AckRun> = None;
+                    while let Some(run) = queue.next_run(sn_of(next), room) {
+                        let acks = read(&run);
+                        assert!(acks.len() <= room + 1);
+                        again.extend(acks[..run.repeated()].iter().copied().map(place));
+                        got.extend(acks[run.repeated()..].iter().copied().map(place));
+                        let apart =
+                            |before: AckRun| before.len == room || later(before.last, acks[0]).is_none();
+                        assert!(before.replace(run).is_none_or(apart), "seed {seed}: as long as they can be");
                     }
                     assert_eq!(got, expected, "seed {seed}");
                     gone += got.len() as u64;
-                    let mut again = Vec::new();
-                    while let Some((sn, ts)) = queue.next_repeat(sn_of(next)) {
-                        again.push((next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts));
+                    let apart = again.len();
+                    while let Some(run) = queue.next_repeat(sn_of(next), room) {
+                        assert_eq!(run.fresh(), 0);
+                        again.extend(read(&run).into_iter().map(place));
                     }
                     repeat.retain(|&(position, _): &(u64, u32)| position >= next);
+                    assert!(room > 0 || apart == 0);
+                    if room > 0 {
+                        // Those that lead to something new come with it.
+                        again.sort_unstable();
+                        repeat.sort_unstable();
+                    }
                     assert_eq!(again, repeat, "seed {seed}: repeated");
                     repeat =
                         got.into_iter().filter(|&(position, _)| position >= next).take(MAX_REPEAT).collect();

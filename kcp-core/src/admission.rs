@@ -85,7 +85,8 @@ pub fn answer_for(datagram: &[u8], epitaph: Option<&Epitaph>) -> Option<Vec<u8>>
                 (sn, ts, wnd) = (header.sn, header.ts, 128);
                 una = Some(sn.plus(NOTHING_ACKED));
             }
-            _ => {
+            Command::Ack => return None,
+            Command::Wask | Command::Wins => {
                 let control = controls(payload)?.find_map(|control| reply(&control, epitaph))?;
                 answer.push(MAGIC);
                 control.encode(&mut answer);

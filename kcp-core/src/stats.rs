@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::num::wide;
 use crate::rare::Rare;
 
 /// A snapshot of one session: counters since it began, and gauges as they stand.
@@ -144,6 +145,18 @@ impl Counters {
     /// Counts one of what is rare.
     pub(crate) fn rarely(&mut self, counter: impl FnOnce(&mut RareCounters) -> &mut u64) {
         bump(counter(self.rare.make()));
+    }
+
+    /// Counts so many of what is rare.
+    pub(crate) fn rarely_so_many(
+        &mut self,
+        many: usize,
+        counter: impl FnOnce(&mut RareCounters) -> &mut u64,
+    ) {
+        if many > 0 {
+            let counter = counter(self.rare.make());
+            *counter = counter.wrapping_add(wide(many));
+        }
     }
 
     pub(crate) fn mismatched_echoes(&self) -> u64 {

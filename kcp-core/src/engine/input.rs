@@ -85,13 +85,13 @@ impl Engine {
                 Command::Ack if !validated => {}
                 // ACKs are judged against the una from before this datagram: an honest one is often covered by the
                 // una of its own segment.
-                Command::Ack => self.apply_ack(&header, &mut applied),
+                Command::Ack => self.apply_acks(&header, payload, &mut applied),
                 Command::Push => self.apply_push(&header, payload, &mut applied),
                 Command::Wask => self.tell = true,
                 Command::Wins => {}
             }
             heard.plain_wins |= payload.is_empty() && header.cmd == Command::Wins;
-            heard.control |= !payload.is_empty() && header.cmd != Command::Push;
+            heard.control |= !payload.is_empty() && header.cmd.carries_control();
             behind = header.una.is_before(una_before);
             heard.alive |= !(behind && header.cmd == Command::Wins);
             // From an address that is not proven nothing counts as acknowledged: what is in flight is repeated until its
@@ -200,8 +200,24 @@ impl Engine {
         }
     }
 
-    fn apply_ack(&mut self, header: &Header, applied: &mut Applied) {
-        match self.inflight.on_ack(header.sn, header.ts) {
+    /// A run of them, between two of ours: each byte of the payload is the next segment's, and says how much later its `ts` is.
+    fn apply_acks(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
+        let run = if self.una_suffices { payload } else { &[] };
+        let (mut sn, mut ts) = (header.sn, header.ts);
+        let mut was_sent = self.apply_ack(header, sn, ts, applied);
+        for &later in run {
+            if !was_sent {
+                // Nor was anything after it.
+                return;
+            }
+            (sn, ts) = (sn.next(), ts.wrapping_add(later.into()));
+            was_sent = self.apply_ack(header, sn, ts, applied);
+        }
+    }
+
+    /// Whether the segment has ever been sent.
+    fn apply_ack(&mut self, header: &Header, sn: Seq, ts: u32, applied: &mut Applied) -> bool {
+        match self.inflight.on_ack(sn, ts) {
             AckOutcome::Acked { sent_at: Some(sent_at) } => {
                 if applied.sample.is_none_or(|latest| latest <= sent_at) {
                     applied.sample = Some(sent_at);
@@ -212,8 +228,12 @@ impl Engine {
                 self.stats.rarely(|rare| &mut rare.mismatched_echoes);
             }
             AckOutcome::Known => {}
-            AckOutcome::NeverSent => self.stats.rarely(|rare| &mut rare.ignored_acks),
+            AckOutcome::NeverSent => {
+                self.stats.rarely(|rare| &mut rare.ignored_acks);
+                return false;
+            }
         }
+        true
     }
 
     fn apply_push(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {

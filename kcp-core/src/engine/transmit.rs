@@ -319,7 +319,9 @@ impl Engine {
         if self.una_suffices && sampled && known && !writer.is_empty() && !withhold {
             self.acks.elide(rcv_nxt);
         }
-        while !withhold && let Some((sn, ts)) = self.acks.peek(rcv_nxt) {
+        // Consecutive ones as one segment, for one of our kind: every other reads but the first.
+        let together = self.una_suffices && self.is_validated();
+        while !withhold && self.acks.peek(rcv_nxt).is_some() {
             if !may_send() {
                 return;
             }
@@ -330,20 +332,19 @@ impl Engine {
             // How long it was held, for one of our kind: every other ignores it, and takes it for the network's.
             let held = if self.una_suffices { u8::try_from(held).unwrap_or(u8::MAX) } else { 0 };
             self.told_hold = u64::from(held).max(RttEstimator::forget(self.told_hold));
-            writer.push(&Header { sn, ts, frg: held, ..template }, &[]);
-            self.acks.pop(rcv_nxt);
+            let room = if together { writer.room().saturating_sub(HEADER_LEN) } else { 0 };
+            let Some(run) = self.acks.next_run(rcv_nxt, room) else { break };
+            writer.push(&run.header(Header { frg: held, ..template }), run.later());
             self.sampled_at = Some(now);
-            bump(&mut self.stats.acks_sent);
+            self.stats.acks_sent = self.stats.acks_sent.wrapping_add(wide(run.fresh()));
+            self.stats.rarely_so_many(run.repeated(), |rare| &mut rare.acks_repeated);
         }
         // Small segments that an ACK was lost for cost less to come again than all their ACKs said twice.
-        while !withhold
-            && self.longest > SMALL
-            && writer.has_room(HEADER_LEN)
-            && may_send()
-            && let Some((sn, ts)) = self.acks.next_repeat(rcv_nxt)
-        {
-            writer.push(&Header { sn, ts, ..template }, &[]);
-            self.stats.rarely(|rare| &mut rare.acks_repeated);
+        while !withhold && self.longest > SMALL && writer.has_room(HEADER_LEN) && may_send() {
+            let room = if together { writer.room().saturating_sub(HEADER_LEN) } else { 0 };
+            let Some(run) = self.acks.next_repeat(rcv_nxt, room) else { break };
+            writer.push(&run.header(template), run.later());
+            self.stats.rarely_so_many(run.repeated(), |rare| &mut rare.acks_repeated);
         }
         if !withhold {
             self.acks.end_flush();

@@ -319,7 +319,7 @@ impl Extension {
     /// Whose a datagram is that begins with this.
     pub(super) fn life(&self, header: &Header, payload: &[u8], engine: &Engine) -> Life {
         match controls(payload).map(|mut all| all.next()) {
-            _ if header.cmd == Command::Push => Life::Ours,
+            _ if !header.cmd.carries_control() => Life::Ours,
             Some(None) if payload.len() == 1 && header.cmd == Command::Wins => {
                 Life::Denied { proven: self.is_forgotten(header, engine) }
             }

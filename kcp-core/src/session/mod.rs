@@ -199,10 +199,7 @@ impl Session {
         self.check_life(now, datagram)?;
         // When the exchange began that this ends.
         let mut greeted_at = None;
-        if !self.is_validated()
-            && self
-                .is_said(datagram, |cmd, control| cmd != Command::Push && self.extension.knows_token(control))
-        {
+        if !self.is_validated() && self.is_said(datagram, |_, control| self.extension.knows_token(control)) {
             // Before anything counts: what it acknowledges is acknowledged.
             greeted_at = self.engine.greeted_at();
             self.engine.validate();
@@ -299,7 +296,7 @@ impl Session {
     fn apply_controls(&mut self, now: Timestamp, datagram: &[u8], opening: bool) -> Result<(), InputError> {
         let had = self.extension.has_datagram();
         for (header, payload) in Segments::parse(datagram, self.engine.conv())? {
-            if payload.is_empty() || header.cmd == Command::Push {
+            if payload.is_empty() || !header.cmd.carries_control() {
                 continue;
             }
             let reason = match self.extension.apply(now, &header, payload, &mut self.engine) {
@@ -583,7 +580,8 @@ impl Session {
     fn is_said(&self, datagram: &[u8], wanted: impl Fn(Command, Control<'_>) -> bool) -> bool {
         let Ok(mut segments) = Segments::parse(datagram, self.engine.conv()) else { return false };
         segments.any(|(header, payload)| {
-            controls(payload).is_some_and(|mut all| all.any(|control| wanted(header.cmd, control)))
+            header.cmd.carries_control()
+                && controls(payload).is_some_and(|mut all| all.any(|control| wanted(header.cmd, control)))
         })
     }
 

@@ -561,8 +561,10 @@ fn whoever_hears_of_extensions_before_the_answer_to_its_hello_repeats_it() {
     let mut last = None;
     while now < START + Duration::from_secs(5) {
         for segments in output(&mut client, now) {
-            let datagram: Vec<u8> =
-                segments.iter().flat_map(|(header, payload)| [&header.encode()[..], payload].concat()).collect();
+            let datagram: Vec<u8> = segments
+                .iter()
+                .flat_map(|(header, payload)| [&header.encode()[..], payload].concat())
+                .collect();
             if hello(&segments) {
                 last = Some(datagram);
             } else {
@@ -572,7 +574,7 @@ fn whoever_hears_of_extensions_before_the_answer_to_its_hello_repeats_it() {
         for datagram in datagrams(&mut server, now) {
             let _ = client.handle_datagram(now, &datagram);
         }
-        now = now + Duration::from_millis(10);
+        now += Duration::from_millis(10);
         client.handle_timeout(now);
     }
     assert!(server.is_validated() && !server.is_extended());

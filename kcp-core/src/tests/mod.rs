@@ -19,5 +19,6 @@ mod edges;
 mod extension;
 mod flight;
 mod kept;
+mod runs;
 mod said;
 mod unproven;

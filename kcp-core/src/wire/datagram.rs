@@ -119,8 +119,13 @@ impl<'a> DatagramWriter<'a> {
 
     /// Whether a segment of `len` bytes fits the datagram being filled.
     pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.datagrams > 0 && len <= self.room()
+    }
+
+    /// Bytes of the datagram being filled that are left.
+    pub(crate) fn room(&self) -> usize {
         let filled = self.buf.len().saturating_sub(self.start);
-        self.datagrams > 0 && filled.saturating_add(len) <= self.stride.unwrap_or(self.mtu)
+        self.stride.unwrap_or(self.mtu).saturating_sub(filled)
     }
 
     /// Appends a segment for which [`reserve`](Self::reserve) has just said yes.

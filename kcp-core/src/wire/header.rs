@@ -19,6 +19,13 @@ pub enum Command {
     Wins = 84,
 }
 
+impl Command {
+    /// Whether its payload may hold control messages between two of ours.
+    pub(crate) const fn carries_control(self) -> bool {
+        matches!(self, Self::Wask | Self::Wins)
+    }
+}
+
 impl TryFrom<u8> for Command {
     type Error = HeaderError;
 

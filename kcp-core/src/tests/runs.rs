@@ -1,0 +1,150 @@
+//! Acknowledgements of consecutive segments: one segment between two of ours, one each for everybody else.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use kcp_netsim::LinkConfig;
+
+use super::extension::dialled;
+use super::util::{Pair, lone, output, quiet, segment, sent};
+use crate::wire::Command::{Ack, Push, Wins};
+use crate::wire::control::{Control, MAGIC};
+use crate::wire::{Header, Segments};
+use crate::{Session, Timestamp};
+
+/// Two ends that have said all there is to say.
+fn pair(extended: bool) -> Pair {
+    let link = LinkConfig { delay: Duration::from_millis(20), ..LinkConfig::default() };
+    let config = quiet().pacing(false);
+    let mut pair = if extended {
+        dialled(&config, &link, 1)
+    } else {
+        Pair::symmetric(config.extensions(false), &link, 0)
+    };
+    pair.run_for(Duration::from_secs(1));
+    pair
+}
+
+/// Full segments written so many milliseconds after each other.
+fn segments(end: &mut Session, now: &mut Timestamp, gaps: &[u64]) -> Vec<Vec<u8>> {
+    let mut all = vec![];
+    for &gap in gaps {
+        *now += Duration::from_millis(gap);
+        end.write(*now, &[7; 1376]).unwrap();
+        let mut buf = vec![];
+        while end.poll_transmit(*now, crate::Framing::default(), &mut buf).is_some() {
+            let (first, _) = Segments::parse(&buf, 77).unwrap().next().unwrap();
+            let data = core::mem::take(&mut buf);
+            if first.cmd == Push {
+                all.push(data);
+            }
+        }
+    }
+    assert_eq!(all.len(), gaps.len());
+    all
+}
+
+/// sn and ts since the first segment's, payload.
+type Said = (u32, u32, Vec<u8>);
+
+/// The acknowledgements that an end sends now, and the datagrams.
+fn acks(end: &mut Session, now: Timestamp, first: &Header) -> (Vec<Said>, Vec<Vec<u8>>) {
+    let (mut acks, mut datagrams) = (vec![], vec![]);
+    for all in output(end, now) {
+        let mut datagram = vec![];
+        for (header, payload) in all {
+            datagram.extend([&header.encode()[..], &payload].concat());
+            if header.cmd == Ack {
+                let sn = u32::try_from(header.sn.since(first.sn)).unwrap();
+                acks.push((sn, header.ts.wrapping_sub(first.ts), payload));
+            }
+        }
+        datagrams.push(datagram);
+    }
+    (acks, datagrams)
+}
+
+#[test]
+fn between_two_of_ours_consecutive_acknowledgements_are_one_segment() {
+    let mut pair = pair(true);
+    let mut now = pair.now;
+    let data = segments(&mut pair.ends[0], &mut now, &[0, 1, 0, 9, 2, 0, 0]);
+    let (first, _) = Segments::parse(&data[0], 77).unwrap().next().unwrap();
+    for datagram in &data[1..5] {
+        pair.ends[1].handle_datagram(now, datagram).unwrap();
+    }
+    let before = pair.ends[1].stats();
+    let (said, datagrams) = acks(&mut pair.ends[1], now, &first);
+    assert_eq!(said, [(1, 1, vec![0, 9, 2])]);
+    let after = pair.ends[1].stats();
+    assert_eq!((after.acks_sent - before.acks_sent, after.acks_repeated), (4, 0));
+    pair.ends[0].handle_datagram(now, &datagrams[0]).unwrap();
+    let stats = pair.ends[0].stats();
+    assert_eq!((stats.in_flight, stats.mismatched_echoes), (7, 0), "beyond the hole");
+    assert_eq!(pair.ends[0].held().sent, 3 * 1376, "each was acknowledged");
+    assert_eq!(sent(&mut pair.ends[0], now)[0], (Push, first.sn.value(), 1376), "so the first was lost");
+    // Said again with what follows.
+    pair.ends[1].handle_datagram(now, &data[6]).unwrap();
+    pair.ends[1].handle_datagram(now, &data[5]).unwrap();
+    let (said, datagrams) = acks(&mut pair.ends[1], now, &first);
+    assert_eq!(said, [(6, 12, vec![]), (1, 1, vec![0, 9, 2, 0])], "in order of arrival");
+    let after = pair.ends[1].stats();
+    assert_eq!((after.acks_sent - before.acks_sent, after.acks_repeated), (6, 4));
+    pair.ends[0].handle_datagram(now, &datagrams[0]).unwrap();
+    assert_eq!(pair.ends[0].held().sent, 1376);
+    assert_eq!(pair.ends[0].stats().mismatched_echoes, 0);
+}
+
+#[test]
+fn a_plain_peer_gets_one_segment_each_and_its_payloads_are_skipped() {
+    let mut pair = pair(false);
+    let mut now = pair.now;
+    let data = segments(&mut pair.ends[0], &mut now, &[0, 1, 0, 2]);
+    let (first, _) = Segments::parse(&data[0], 77).unwrap().next().unwrap();
+    for datagram in &data[1..] {
+        pair.ends[1].handle_datagram(now, datagram).unwrap();
+    }
+    let (said, _) = acks(&mut pair.ends[1], now, &first);
+    assert_eq!(said, [(1, 1, vec![]), (2, 1, vec![]), (3, 3, vec![])]);
+    let run = segment(Ack, 0, 128, first.ts.wrapping_add(1), first.sn.value() + 1, first.sn.value(), &[0, 2]);
+    pair.ends[0].handle_datagram(now, &run).unwrap();
+    assert_eq!(pair.ends[0].held().sent, 3 * 1376);
+    // Nor does one that acknowledges nothing that was sent.
+    let mut end = lone(quiet());
+    end.handle_datagram(now, &segment(Ack, 0, 128, 0, 5, 0, &[0; 9])).unwrap();
+    assert_eq!(end.stats().ignored_acks, 1);
+}
+
+#[test]
+fn a_run_ends_with_what_was_never_sent() {
+    let mut pair = pair(true);
+    let mut now = pair.now;
+    let data = segments(&mut pair.ends[0], &mut now, &[0, 0, 0]);
+    let (first, _) = Segments::parse(&data[0], 77).unwrap().next().unwrap();
+    let (sn, una) = (first.sn.value().wrapping_sub(2), first.sn.value());
+    pair.ends[0].handle_datagram(now, &segment(Ack, 0, 128, first.ts, sn, una, &[0; 1000])).unwrap();
+    assert_eq!((pair.ends[0].held().sent, pair.ends[0].stats().ignored_acks), (0, 1));
+}
+
+/// Only `WASK` and `WINS` carry control messages: a run may begin with any byte.
+#[test]
+fn what_looks_like_a_control_message_in_an_acknowledgement_is_none() {
+    for cmd in [Ack, Push, Wins] {
+        let mut pair = pair(true);
+        let now = pair.now;
+        let end = &mut pair.ends[0];
+        let mut payload = vec![MAGIC];
+        Control::Reset { proof: end.epitaph().own }.encode(&mut payload);
+        Control::Ping { nonce: 1 }.encode(&mut payload);
+        let (sn, una) = (u32::from(cmd != Ack), 0);
+        let _ = end.handle_datagram(now, &segment(cmd, 0, 128, 0, sn, una, &payload));
+        assert_eq!(end.is_closed(), cmd == Wins, "{cmd:?}");
+        let answer = crate::admission::answer_for(&segment(cmd, 0, 128, 0, sn, una, &payload), None);
+        // (To data it is a denial.)
+        assert_eq!(answer.is_some(), cmd != Ack, "{cmd:?}");
+        let denial = segment(cmd, 0, 128, 0, 7, 0, &[MAGIC]);
+        let refused = pair.ends[0].handle_datagram(now, &denial).is_err();
+        assert_eq!(refused, cmd == Wins, "{cmd:?}");
+    }
+}
