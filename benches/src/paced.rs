@@ -91,7 +91,8 @@ fn lateness(seed: u64, n: u64) -> Duration {
 /// If nothing is answered for an hour: then the protocol is broken.
 #[must_use]
 pub fn run(work: Work, config: &SessionConfig, link: &LinkConfig, requests: u64, seed: u64) -> Paced {
-    let config = Arc::new(config.clone());
+    // A burst of losses may last for as many probes as there are in ten seconds.
+    let config = Arc::new(config.clone().connect_timeout(Duration::from_secs(60)));
     let start = Timestamp::from_millis(1000);
     let mut ends = [
         Session::connect(9, config.clone(), Seed::from_u64(seed * 2), start),
@@ -118,7 +119,10 @@ pub fn run(work: Work, config: &SessionConfig, link: &LinkConfig, requests: u64,
         let number = asked.len() as u64;
         let tick = next.filter(|_| number < requests).map(|due| due + lateness(seed, number));
         let soonest = arrivals.into_iter().chain(timers).flatten().chain(tick).min();
-        now = now.max(soonest.expect("something is pending"));
+        let ended = ends.each_ref().map(Session::close_reason);
+        now = now.max(soonest.unwrap_or_else(|| {
+            panic!("seed {seed}: ended by {ended:?}, {} answers", result.latencies.len())
+        }));
         let last = asked.last().copied().unwrap_or(start);
         assert!(now.saturating_since(last) < Duration::from_secs(3600), "a request is lost");
         let elapsed = now.saturating_since(start);
