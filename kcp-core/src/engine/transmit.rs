@@ -21,6 +21,8 @@ pub(super) const HELD_UNIT: u64 = 250;
 /// Of so many segments one may ride once more after a loss, beyond the first few: where much is lost, much would be sent twice.
 const SEGMENTS_PER_COPY: u64 = 8;
 const FIRST_COPIES: u64 = 8;
+/// Where so much is lost that what is sent again is often lost again, all of that may, but for one of so many segments.
+const SEGMENTS_PER_LONE: u64 = 16;
 /// A probe waits so much longer than two round trips, in microseconds: runtimes count in milliseconds.
 const PROBE_SLACK: u64 = 2_000;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
@@ -277,8 +279,9 @@ impl Engine {
 
     /// Whether what was sent again may ride once more. (What `redundancy` asks for is paid for anyway.)
     fn may_copy(&self) -> bool {
-        let copies = self.stats.rare.get().map_or(0, |rare| rare.copies_sent).saturating_sub(FIRST_COPIES);
-        self.params.redundancy > 0 || copies.saturating_mul(SEGMENTS_PER_COPY) < self.stats.segments_sent
+        let Some(rare) = self.stats.rare.get().filter(|_| self.params.redundancy == 0) else { return true };
+        let again = rare.fast_retransmits.saturating_add(rare.timeout_retransmits);
+        rare.copies_sent < most_copies(self.stats.segments_sent, again)
     }
 
     /// Copies of small segments in the room that the last datagram has: a lost one costs no round trip then.
@@ -426,6 +429,13 @@ impl Engine {
     }
 }
 
+/// Of so many segments, and so many times that one was sent again, how many may ride once more.
+fn most_copies(segments: u64, again: u64) -> u64 {
+    (segments / SEGMENTS_PER_COPY)
+        .max(again.saturating_sub(segments / SEGMENTS_PER_LONE))
+        .saturating_add(FIRST_COPIES)
+}
+
 /// What may still be written.
 struct Room {
     bytes: u64,
@@ -483,6 +493,22 @@ fn wire_len(len: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_follow_what_was_sent_again_beyond_a_sixteenth_and_are_an_eighth_at_least() {
+        for (segments, again, most) in [
+            (0, 0, 8),
+            (7, 7, 15),
+            (15, 2, 10),
+            (16, 2, 10),
+            (1600, 300, 208),
+            (1600, 301, 209),
+            (1600, 1000, 908),
+            (u64::MAX, u64::MAX, u64::MAX - u64::MAX / 16 + 8),
+        ] {
+            assert_eq!(most_copies(segments, again), most, "{segments} {again}");
+        }
+    }
 
     #[test]
     fn backoff_modes() {
