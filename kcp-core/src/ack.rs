@@ -5,7 +5,6 @@ use alloc::collections::VecDeque;
 use crate::num::wide;
 use crate::rare::Rare;
 use crate::seq::Seq;
-use crate::wire::Header;
 
 /// ACKs waiting for the next flush, in order of arrival.
 ///
@@ -36,49 +35,37 @@ impl Holes {
     }
 }
 
-/// Consecutive ACKs that leave as one segment: the first is its header, each further one a byte, which says how many milliseconds
-/// later its `ts` is.
+/// Consecutive ACKs that leave as one segment: the first is its header, each further one a byte of its payload, which says how many
+/// milliseconds later its `ts` is.
 #[derive(Debug)]
 pub(crate) struct AckRun {
-    first: (Seq, u32),
+    pub(crate) first: (Seq, u32),
     last: (Seq, u32),
-    later: [u8; MAX_LATER],
-    len: usize,
+    /// Bytes of the payload.
+    pub(crate) len: usize,
     /// So many of them, the first ones, have been said before.
-    repeated: usize,
+    pub(crate) repeated: usize,
 }
 
-/// Keeps a run, which stands on the stack, short; there a header costs little more than a byte per ACK.
-const MAX_LATER: usize = 63;
+/// Bytes of a run's payload at most: the longer it is the less its header counts, and the more is lost with it.
+pub(crate) const MAX_LATER: usize = 63;
 
 impl AckRun {
     const fn new(first: (Seq, u32)) -> Self {
-        Self { first, last: first, later: [0; MAX_LATER], len: 0, repeated: 0 }
+        Self { first, last: first, len: 0, repeated: 0 }
     }
 
-    /// Takes the ACK if it comes next and there is room for it in `room` bytes.
-    fn join(&mut self, (sn, ts): (Seq, u32), room: usize) -> bool {
+    /// Takes the ACK if it comes next and `room`, the payload, has some.
+    fn join(&mut self, (sn, ts): (Seq, u32), room: &mut [u8]) -> bool {
+        let Some(place) = room.get_mut(self.len) else { return false };
         let Some(later) = later(self.last, (sn, ts)) else { return false };
-        let Some(place) = self.later.get_mut(self.len).filter(|_| self.len < room) else { return false };
         *place = later;
         self.len = self.len.saturating_add(1);
         self.last = (sn, ts);
         true
     }
 
-    pub(crate) fn header(&self, template: Header) -> Header {
-        let len = u32::try_from(self.len).unwrap_or(0);
-        Header { sn: self.first.0, ts: self.first.1, len, ..template }
-    }
-
-    pub(crate) fn later(&self) -> &[u8] {
-        self.later.get(..self.len).unwrap_or_default()
-    }
-
-    pub(crate) const fn repeated(&self) -> usize {
-        self.repeated
-    }
-
+    /// Those that have not been said before.
     pub(crate) const fn fresh(&self) -> usize {
         self.len.saturating_add(1).saturating_sub(self.repeated)
     }
@@ -153,10 +140,15 @@ impl AckQueue {
         self.elided = self.elided.wrapping_add(1);
     }
 
-    /// Takes the next ACK worth sending, and in `room` more bytes what follows it, after what of the flush before leads to it.
-    pub(crate) fn next_run(&mut self, rcv_nxt: Seq, room: usize) -> Option<AckRun> {
+    /// Takes the next ACK worth sending, and what follows it as far as there is `room`, after what of the flush before leads to it.
+    #[inline]
+    pub(crate) fn next_run(&mut self, rcv_nxt: Seq, room: &mut [u8]) -> Option<AckRun> {
         let first = self.peek(rcv_nxt)?;
         let mut run = AckRun::new(first);
+        if room.is_empty() {
+            self.pop(rcv_nxt);
+            return Some(run);
+        }
         if let Some(before) = self.repeat_before(first, rcv_nxt, room) {
             run = before;
             run.join(first, room);
@@ -169,7 +161,8 @@ impl AckQueue {
     }
 
     /// Of the ACKs of the flush before those that `first` follows: in a run with it they cost a byte each.
-    fn repeat_before(&mut self, first: (Seq, u32), rcv_nxt: Seq, room: usize) -> Option<AckRun> {
+    #[inline(never)]
+    fn repeat_before(&mut self, first: (Seq, u32), rcv_nxt: Seq, room: &mut [u8]) -> Option<AckRun> {
         let repeat = &mut self.holes.get_mut()?.repeat;
         let mut next = first;
         let leads = |&&ack: &&(Seq, u32)| {
@@ -177,7 +170,7 @@ impl AckQueue {
             next = ack;
             leads
         };
-        let count = repeat.iter().rev().take(room.min(MAX_LATER)).take_while(leads).count();
+        let count = repeat.iter().rev().take(room.len()).take_while(leads).count();
         let mut leading = repeat.drain(repeat.len().saturating_sub(count)..);
         let mut run = AckRun::new(leading.next()?);
         run.repeated = count;
@@ -201,7 +194,7 @@ impl AckQueue {
 
     /// An ACK of the flush before, to be sent again where there is room for it. KCP acknowledges a segment beyond a hole
     /// only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
-    pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq, room: usize) -> Option<AckRun> {
+    pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq, room: &mut [u8]) -> Option<AckRun> {
         let repeat = &mut self.holes.get_mut()?.repeat;
         let covered = repeat.iter().take_while(|(sn, _)| sn.is_before(rcv_nxt)).count();
         repeat.drain(..covered);
@@ -252,16 +245,15 @@ impl AckQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::HEADER_LEN;
     use alloc::vec::Vec;
 
     fn drain(queue: &mut AckQueue, rcv_nxt: Seq) -> Vec<u32> {
         let mut out = Vec::new();
-        while let Some(run) = queue.next_run(rcv_nxt, 0) {
+        while let Some(run) = queue.next_run(rcv_nxt, &mut []) {
             assert_eq!((run.len, run.repeated), (0, 0));
             out.push(run.first.0.value());
         }
-        while let Some(run) = queue.next_repeat(rcv_nxt, 0) {
+        while let Some(run) = queue.next_repeat(rcv_nxt, &mut []) {
             assert_eq!((run.len, run.repeated), (0, 1));
             out.push(1_000_000 + run.first.0.value());
         }
@@ -363,17 +355,14 @@ mod tests {
     }
 
     /// A run as its receiver reads it.
-    fn read(run: &AckRun) -> Vec<(Seq, u32)> {
-        let template = crate::wire::Header::decode(&[82; HEADER_LEN]).unwrap();
-        let header = run.header(template);
-        assert_eq!(header.len as usize, run.later().len());
-        let (mut sn, mut ts) = (header.sn, header.ts);
+    fn read(run: &AckRun, payload: &[u8]) -> Vec<(Seq, u32)> {
+        let (mut sn, mut ts) = run.first;
         let mut acks = alloc::vec![(sn, ts)];
-        for &later in run.later() {
+        for &later in &payload[..run.len] {
             (sn, ts) = (sn.next(), ts.wrapping_add(later.into()));
             acks.push((sn, ts));
         }
-        assert_eq!(run.fresh() + run.repeated(), acks.len());
+        assert_eq!(run.fresh() + run.repeated, acks.len());
         acks
     }
 
@@ -384,16 +373,17 @@ mod tests {
         let owe = |queue: &mut AckQueue, acks: &[(u32, u32)]| {
             acks.iter().for_each(|&(sn, ts)| queue.push(Seq::new(sn), ts, Seq::new(4), 1000));
         };
-        let mut flush = |acks: &[(u32, u32)], room| {
+        let mut flush = |acks: &[(u32, u32)], room: usize| {
             owe(&mut queue, acks);
+            let room = &mut alloc::vec![0; room];
             let mut all = Vec::new();
             while let Some(run) = queue.next_run(Seq::new(4), room) {
-                all.push((read(&run), run.repeated()));
+                all.push((read(&run, room), run.repeated));
             }
             let mut again = Vec::new();
             while let Some(run) = queue.next_repeat(Seq::new(4), room) {
                 assert_eq!(run.fresh(), 0);
-                again.push(read(&run));
+                again.push(read(&run, room));
             }
             queue.end_flush();
             (all, again)
@@ -420,10 +410,10 @@ mod tests {
             (all, again),
             (alloc::vec![(alloc::vec![ack(14, 511)], 0)], alloc::vec![alloc::vec![ack(13, 511)]])
         );
-        let (all, again) = flush(&(15..79).map(|sn| (sn, 600)).collect::<Vec<_>>(), 1000);
+        let (all, again) = flush(&(15..79).map(|sn| (sn, 600)).collect::<Vec<_>>(), MAX_LATER);
         let lens: Vec<_> = all.iter().map(|(run, repeated)| (run.len(), *repeated)).collect();
         assert_eq!((lens, again.len()), (alloc::vec![(64, 1), (1, 0)], 0), "no more than so many");
-        let (all, again) = flush(&[(71, 600)], 1000);
+        let (all, again) = flush(&[(71, 600)], MAX_LATER);
         assert_eq!((all[0].0.len(), all[0].1), (57, 56), "none but the first of a flush are repeated");
         assert!(again.is_empty());
     }
@@ -461,13 +451,14 @@ mod tests {
                     let (mut got, mut again) = (Vec::new(), Vec::new());
                     let place =
                         |(sn, ts): (Seq, u32)| (next.wrapping_add_signed(sn.since(sn_of(next)).into()), ts);
-                    let room = [0, 1, 4, 1000][rng.below(4) as usize];
+                    let room = [0, 1, 4, MAX_LATER][rng.below(4) as usize];
+                    let payload = &mut alloc::vec![0; room];
                     let mut before: Option<AckRun> = None;
-                    while let Some(run) = queue.next_run(sn_of(next), room) {
-                        let acks = read(&run);
+                    while let Some(run) = queue.next_run(sn_of(next), payload) {
+                        let acks = read(&run, payload);
                         assert!(acks.len() <= room + 1);
-                        again.extend(acks[..run.repeated()].iter().copied().map(place));
-                        got.extend(acks[run.repeated()..].iter().copied().map(place));
+                        again.extend(acks[..run.repeated].iter().copied().map(place));
+                        got.extend(acks[run.repeated..].iter().copied().map(place));
                         let apart =
                             |before: AckRun| before.len == room || later(before.last, acks[0]).is_none();
                         assert!(before.replace(run).is_none_or(apart), "seed {seed}: as long as they can be");
@@ -475,9 +466,9 @@ mod tests {
                     assert_eq!(got, expected, "seed {seed}");
                     gone += got.len() as u64;
                     let apart = again.len();
-                    while let Some(run) = queue.next_repeat(sn_of(next), room) {
+                    while let Some(run) = queue.next_repeat(sn_of(next), payload) {
                         assert_eq!(run.fresh(), 0);
-                        again.extend(read(&run).into_iter().map(place));
+                        again.extend(read(&run, payload).into_iter().map(place));
                     }
                     repeat.retain(|&(position, _): &(u64, u32)| position >= next);
                     assert!(room > 0 || apart == 0);

@@ -85,7 +85,12 @@ impl Engine {
                 Command::Ack if !validated => {}
                 // ACKs are judged against the una from before this datagram: an honest one is often covered by the
                 // una of its own segment.
-                Command::Ack => self.apply_acks(&header, payload, &mut applied),
+                Command::Ack => {
+                    let was_sent = self.apply_ack(&header, &mut applied);
+                    if was_sent && self.una_suffices && !payload.is_empty() {
+                        self.apply_run(&header, payload, &mut applied);
+                    }
+                }
                 Command::Push => self.apply_push(&header, payload, &mut applied),
                 Command::Wask => self.tell = true,
                 Command::Wins => {}
@@ -200,24 +205,23 @@ impl Engine {
         }
     }
 
-    /// A run of them, between two of ours: each byte of the payload is the next segment's, and says how much later its `ts` is.
-    fn apply_acks(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
-        let run = if self.una_suffices { payload } else { &[] };
+    /// The rest of a run, between two of ours: each byte is the next segment's, and says how much later its `ts` is.
+    #[inline(never)]
+    fn apply_run(&mut self, header: &Header, payload: &[u8], applied: &mut Applied) {
         let (mut sn, mut ts) = (header.sn, header.ts);
-        let mut was_sent = self.apply_ack(header, sn, ts, applied);
-        for &later in run {
-            if !was_sent {
-                // Nor was anything after it.
+        for &later in payload {
+            (sn, ts) = (sn.next(), ts.wrapping_add(later.into()));
+            if !self.apply_ack(&Header { sn, ts, ..*header }, applied) {
+                // Nor was anything after it sent.
                 return;
             }
-            (sn, ts) = (sn.next(), ts.wrapping_add(later.into()));
-            was_sent = self.apply_ack(header, sn, ts, applied);
         }
     }
 
     /// Whether the segment has ever been sent.
-    fn apply_ack(&mut self, header: &Header, sn: Seq, ts: u32, applied: &mut Applied) -> bool {
-        match self.inflight.on_ack(sn, ts) {
+    #[inline]
+    fn apply_ack(&mut self, header: &Header, applied: &mut Applied) -> bool {
+        match self.inflight.on_ack(header.sn, header.ts) {
             AckOutcome::Acked { sent_at: Some(sent_at) } => {
                 if applied.sample.is_none_or(|latest| latest <= sent_at) {
                     applied.sample = Some(sent_at);

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Engine;
+use crate::ack::{AckRun, MAX_LATER};
 use crate::num::{size, wide};
 use crate::rtt::RttEstimator;
 use crate::send::inflight::{Cause, SMALL};
@@ -324,7 +325,8 @@ impl Engine {
         }
         // Consecutive ones as one segment, for one of our kind: every other reads but the first.
         let together = self.una_suffices && self.is_validated();
-        while !withhold && self.acks.peek(rcv_nxt).is_some() {
+        let mut later = [0; MAX_LATER];
+        while !withhold && !self.acks.is_empty() {
             if !may_send() {
                 return;
             }
@@ -335,19 +337,19 @@ impl Engine {
             // How long it was held, for one of our kind: every other ignores it, and takes it for the network's.
             let held = if self.una_suffices { u8::try_from(held).unwrap_or(u8::MAX) } else { 0 };
             self.told_hold = u64::from(held).max(RttEstimator::forget(self.told_hold));
-            let room = if together { writer.room().saturating_sub(HEADER_LEN) } else { 0 };
+            let room = if together { room_in(&mut later, writer) } else { &mut [] };
             let Some(run) = self.acks.next_run(rcv_nxt, room) else { break };
-            writer.push(&run.header(Header { frg: held, ..template }), run.later());
+            push_run(&run, room, Header { frg: held, ..template }, writer);
             self.sampled_at = Some(now);
             self.stats.acks_sent = self.stats.acks_sent.wrapping_add(wide(run.fresh()));
-            self.stats.rarely_so_many(run.repeated(), |rare| &mut rare.acks_repeated);
+            self.stats.rarely_so_many(run.repeated, |rare| &mut rare.acks_repeated);
         }
         // Small segments that an ACK was lost for cost less to come again than all their ACKs said twice.
         while !withhold && self.longest > SMALL && writer.has_room(HEADER_LEN) && may_send() {
-            let room = if together { writer.room().saturating_sub(HEADER_LEN) } else { 0 };
+            let room = if together { room_in(&mut later, writer) } else { &mut [] };
             let Some(run) = self.acks.next_repeat(rcv_nxt, room) else { break };
-            writer.push(&run.header(template), run.later());
-            self.stats.rarely_so_many(run.repeated(), |rare| &mut rare.acks_repeated);
+            push_run(&run, room, template, writer);
+            self.stats.rarely_so_many(run.repeated, |rare| &mut rare.acks_repeated);
         }
         if !withhold {
             self.acks.end_flush();
@@ -434,6 +436,19 @@ fn most_copies(segments: u64, again: u64) -> u64 {
     (segments / SEGMENTS_PER_COPY)
         .max(again.saturating_sub(segments / SEGMENTS_PER_LONE))
         .saturating_add(FIRST_COPIES)
+}
+
+/// Room for the payload of a run of ACKs in the datagram being filled.
+fn room_in<'a>(later: &'a mut [u8; MAX_LATER], writer: &DatagramWriter<'_>) -> &'a mut [u8] {
+    let room = writer.room().saturating_sub(HEADER_LEN).min(MAX_LATER);
+    later.get_mut(..room).unwrap_or_default()
+}
+
+#[inline]
+fn push_run(run: &AckRun, payload: &[u8], template: Header, writer: &mut DatagramWriter<'_>) {
+    let (sn, ts) = run.first;
+    let payload = payload.get(..run.len).unwrap_or_default();
+    writer.push(&Header { sn, ts, len: wire_len(payload.len()), ..template }, payload);
 }
 
 /// What may still be written.
