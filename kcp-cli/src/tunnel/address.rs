@@ -160,9 +160,11 @@ pub(crate) enum Listener {
 }
 
 /// Takes the socket's file away in the end.
+#[cfg(unix)]
 #[derive(Debug)]
 pub(crate) struct Unlink(PathBuf);
 
+#[cfg(unix)]
 impl Drop for Unlink {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);

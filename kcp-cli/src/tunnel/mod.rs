@@ -124,7 +124,8 @@ impl Daemon {
     }
 }
 
-/// What the operator wants.
+/// What the operator wants. Elsewhere than on Unix: the end, when the console's program is interrupted.
+#[cfg_attr(not(unix), allow(dead_code, reason = "nothing asks for the others"))]
 enum Signal {
     /// SIGHUP.
     Reload,
@@ -173,6 +174,7 @@ impl Signals {
         Ok(Self)
     }
 
+    #[allow(clippy::needless_pass_by_ref_mut, reason = "as on Unix")]
     async fn next(&mut self) -> Signal {
         let _ = tokio::signal::ctrl_c().await;
         Signal::End

@@ -7,7 +7,7 @@ use super::transmit::HELD_UNIT;
 use crate::congestion::AckInfo;
 use crate::error::InputError;
 use crate::num::{size, wide};
-use crate::send::inflight::AckOutcome;
+use crate::send::inflight::{AckOutcome, SMALL};
 use crate::seq::Seq;
 use crate::stats::bump;
 use crate::time::Timestamp;
@@ -312,7 +312,10 @@ impl Engine {
         self.unacked = self.unacked.saturating_add(applied.fresh);
         // A copy that rode along with something new is no sign that an acknowledgement was lost.
         let repeated = applied.repeated && applied.fresh == 0;
-        let urgent = irregular || repeated || self.unacked >= 2 || self.params.ack_nodelay;
+        // Of small messages that are said several times anyway hardly one is missing: nothing hurries.
+        let spared = self.params.redundancy > 0 && self.longest <= SMALL && self.next_write(now).is_some();
+        let urgent =
+            ((irregular || repeated || self.unacked >= 2) && !spared) || self.params.ack_nodelay;
         let delay = (self.params.interval / ACK_DELAY_DIVISOR).clamp(MIN_ACK_DELAY, MAX_ACK_DELAY);
         let due = if urgent { now } else { self.next_write(now).unwrap_or(now.plus_micros(delay)) };
         self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));

@@ -49,6 +49,48 @@ fn the_newest_unacknowledged_ride_as_often_as_configured_and_no_datagram_is_sent
     assert_eq!(pushes(&output(&mut end, at(100))), [vec![5, 4]]);
 }
 
+/// What is said several times is hardly ever missing: an acknowledgement beyond a hole, of a second segment or of one that has come
+/// before waits for the next write too, and is no datagram of its own.
+#[test]
+fn where_copies_ride_acknowledgements_of_small_segments_hurry_for_nothing() {
+    let link = LinkConfig { delay: Duration::from_millis(20), ..LinkConfig::default() };
+    // Longest segment, milliseconds between writes, whether the acknowledgement waits.
+    for (redundancy, len, gap, nodelay, waits) in [
+        (1, 256, 15, false, true),
+        (0, 256, 15, false, false),
+        (1, 257, 15, false, false),
+        (1, 256, 17, false, false),
+        (1, 256, 15, true, false),
+    ] {
+        let config = config().redundancy(redundancy).ack_nodelay(nodelay);
+        for sns in [&[1][..], &[0, 1], &[0, 0]] {
+            let mut pair = dialled(&config, &link, 4);
+            pair.run_for(Duration::from_secs(1));
+            let (end, mut now) = (&mut pair.ends[1], pair.now);
+            for _ in 0..3 {
+                now += Duration::from_millis(gap);
+                end.write(now, b"x").unwrap();
+                output(end, now);
+            }
+            let una = end.una().value();
+            let acked = end.stats().segments_sent as u32;
+            let came = now + Duration::from_millis(1);
+            for sn in sns {
+                let data = segment(Push, 0, 128, 0, una + sn, acked, &vec![7; len]);
+                end.handle_datagram(came, &data).unwrap();
+            }
+            let written = now + Duration::from_millis(gap);
+            let due = if waits { written + Duration::from_millis(1) } else { came };
+            assert_eq!(end.poll_timeout(), Some(due), "{redundancy} {len} {gap} {nodelay} {sns:?}");
+            end.write(written, b"y").unwrap();
+            let kinds = |datagram: &Vec<(Header, Vec<u8>)>| datagram.iter().any(|(header, _)| header.cmd == Ack);
+            let all = output(end, written);
+            // (Of what came in order `una` tells.)
+            assert!(all.len() == 1 && (kinds(&all[0]) || sns[0] == 0), "{all:?}");
+        }
+    }
+}
+
 #[test]
 fn large_segments_do_not_ride_and_full_datagrams_take_nobody() {
     let mut end = lone(config().redundancy(3));
