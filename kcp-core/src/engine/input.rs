@@ -20,6 +20,9 @@ const ACK_DELAY_DIVISOR: u64 = 4;
 const MIN_ACK_DELAY: u64 = 1_000;
 const MAX_ACK_DELAY: u64 = 10_000;
 
+/// So many beyond a hole are acknowledged at once, for the peer to find the loss (three, as in RFC 5681); then in so many at once at most.
+const MIN_HEARD: u32 = 3;
+const MAX_TOGETHER: u32 = 16;
 /// How much later than its rhythm an application may write, in microseconds: runtimes count in milliseconds.
 const WRITE_SLACK: u64 = 1_000;
 /// What is owed to one of our kind waits for a write within so many halves of `interval`.
@@ -272,6 +275,8 @@ impl Engine {
                 self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
             }
         } else {
+            self.in_a_row =
+                if header.sn == self.assembler.end() { self.in_a_row.saturating_add(1) } else { 0 };
             self.assembler.insert(header.sn, frg, payload);
         }
         self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
@@ -314,10 +319,23 @@ impl Engine {
         let repeated = applied.repeated && applied.fresh == 0;
         // Of small messages that are said several times anyway hardly one is missing: nothing hurries.
         let spared = self.params.redundancy > 0 && self.longest <= SMALL && self.next_write(now).is_some();
+        // The peer has heard enough to find the loss, and this tells of no other: one of ours hears of several at once.
+        let calm = irregular
+            && !repeated
+            && self.in_a_row >= MIN_HEARD
+            && self.unacked < MAX_TOGETHER
+            && self.longest > SMALL
+            && self.una_suffices;
         let urgent =
-            ((irregular || repeated || self.unacked >= 2) && !spared) || self.params.ack_nodelay;
-        let delay = (self.params.interval / ACK_DELAY_DIVISOR).clamp(MIN_ACK_DELAY, MAX_ACK_DELAY);
-        let due = if urgent { now } else { self.next_write(now).unwrap_or(now.plus_micros(delay)) };
+            ((irregular || repeated || self.unacked >= 2) && !spared && !calm) || self.params.ack_nodelay;
+        let due = match () {
+            () if urgent => now,
+            () if calm => now.plus_micros(MIN_ACK_DELAY),
+            () => {
+                let delay = (self.params.interval / ACK_DELAY_DIVISOR).clamp(MIN_ACK_DELAY, MAX_ACK_DELAY);
+                self.next_write(now).unwrap_or(now.plus_micros(delay))
+            }
+        };
         self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));
     }
 

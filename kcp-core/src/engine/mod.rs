@@ -179,6 +179,8 @@ pub(crate) struct Engine {
     discard: bool,
     /// Payload of the longest segment received: the peer's may be longer than ours.
     longest: usize,
+    /// Segments beyond a hole of which each followed the latest until then.
+    in_a_row: u32,
     /// The peer's fragments do not count down: the byte stream is undefined from here.
     broken: bool,
     announcer: Announcer,
@@ -234,6 +236,7 @@ impl Engine {
             reader: ReadQueue::default(),
             discard: false,
             longest: 0,
+            in_a_row: 0,
             broken: false,
             announcer: Announcer::new(params.rcv_wnd),
             acks: AckQueue::default(),

@@ -96,6 +96,59 @@ fn between_two_of_ours_consecutive_acknowledgements_are_one_segment() {
     assert_eq!(pair.ends[0].stats().mismatched_echoes, 0);
 }
 
+/// Beyond a hole the first three are acknowledged at once, which is enough to find the loss; then so many together as come within a
+/// millisecond, sixteen at most. Whatever tells of something else is acknowledged at once, and so is everything to a plain peer.
+#[test]
+fn beyond_a_hole_acknowledgements_are_gathered_once_the_loss_is_told() {
+    for (extended, len, gathers) in [(true, 257, true), (true, 256, false), (false, 257, false)] {
+        let mut pair = pair(extended);
+        let now = pair.now;
+        let end = &mut pair.ends[1];
+        let (una, acked) = (end.una().value(), end.stats().segments_sent as u32);
+        let mut come = |sn: u32| {
+            let data = segment(Push, 0, 128, 0, una + sn, acked, &vec![7; len]);
+            end.handle_datagram(now, &data).unwrap();
+            let due = end.poll_timeout().unwrap();
+            if due <= now {
+                output(end, now);
+            }
+            due
+        };
+        let later = if gathers { now + Duration::from_millis(1) } else { now };
+        let at_once = |due: Timestamp| due <= now;
+        for sn in 1..=3 {
+            assert!(at_once(come(sn)), "{sn}");
+        }
+        for sn in 4..19 {
+            assert_eq!(come(sn).max(now), later, "{sn}");
+        }
+        assert!(at_once(come(19)), "sixteen wait");
+        assert_eq!(come(20).max(now), later);
+        assert!(at_once(come(20)), "it has come before");
+        assert_eq!(come(21).max(now), later);
+        assert!(at_once(come(23)), "another hole");
+        for sn in 24..=25 {
+            assert!(at_once(come(sn)), "{sn}");
+        }
+        assert_eq!(come(26).max(now), later);
+        assert!(at_once(come(22)), "a hole filled");
+        assert!(at_once(come(27)), "and what follows");
+        assert!(at_once(come(0)), "all filled");
+        assert_eq!(come(28) > now, true, "nothing is missing");
+    }
+    // Who wants it at once gets it.
+    let link = LinkConfig { delay: Duration::from_millis(20), ..LinkConfig::default() };
+    let mut pair = dialled(&quiet().ack_nodelay(true), &link, 1);
+    pair.run_for(Duration::from_secs(1));
+    let (end, now) = (&mut pair.ends[1], pair.now);
+    for sn in 1..9 {
+        let data =
+            segment(Push, 0, 128, 0, end.una().value() + sn, end.stats().segments_sent as u32, &[7; 300]);
+        end.handle_datagram(now, &data).unwrap();
+        assert!(end.poll_timeout().unwrap() <= now && !output(end, now).is_empty(), "{sn}");
+    }
+}
+
 #[test]
 fn a_plain_peer_gets_one_segment_each_and_its_payloads_are_skipped() {
     let mut pair = pair(false);
