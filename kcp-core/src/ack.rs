@@ -73,7 +73,10 @@ impl AckRun {
 
 /// How much later `ts` is than that of the segment before, if the two can stand in one run.
 fn later(before: (Seq, u32), (sn, ts): (Seq, u32)) -> Option<u8> {
-    (before.0.next() == sn).then(|| u8::try_from(ts.wrapping_sub(before.1)).ok())?
+    if before.0.next() != sn {
+        return None;
+    }
+    u8::try_from(ts.wrapping_sub(before.1)).ok()
 }
 
 /// ACKs that may be repeated: a datagram of them.
@@ -108,7 +111,7 @@ impl AckQueue {
     }
 
     /// The next ACK worth sending; entries that `una` covers are dropped on the way, except the newest.
-    pub(crate) fn peek(&mut self, rcv_nxt: Seq) -> Option<(Seq, u32)> {
+    fn peek(&mut self, rcv_nxt: Seq) -> Option<(Seq, u32)> {
         if let Some(holes) = self.holes.get_mut() {
             while let Some(&(sn, ts)) = holes.owed.front() {
                 if !sn.is_before(rcv_nxt) {

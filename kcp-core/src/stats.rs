@@ -144,7 +144,7 @@ pub(crate) const fn bump(counter: &mut u64) {
 impl Counters {
     /// Counts one of what is rare.
     pub(crate) fn rarely(&mut self, counter: impl FnOnce(&mut RareCounters) -> &mut u64) {
-        bump(counter(self.rare.make()));
+        self.rarely_so_many(1, counter);
     }
 
     /// Counts so many of what is rare.

@@ -895,26 +895,34 @@ fn nothing_of_another_life_counts_although_the_denial_of_ours_was_lost() {
     }
 }
 
+/// A client that is silent when idle, two lives of its server that have both heard its hello, of which the first has answered it, and
+/// its first data, which has come to the second.
+fn two_lives(config: SessionConfig) -> (Session, [Session; 2], Vec<Vec<u8>>) {
+    let client = Arc::new(config.clone().keepalive(None));
+    let config = Arc::new(config);
+    let mut client = Session::connect(77, client, Seed::from_u64(2), START);
+    let hello = datagrams(&mut client, START).remove(0);
+    let [mut first, mut second] =
+        [1, 9].map(|seed| Session::accept(77, config.clone(), Seed::from_u64(seed), START));
+    first.handle_datagram(START, &hello).unwrap();
+    for answer in datagrams(&mut first, START) {
+        client.handle_datagram(START, &answer).unwrap();
+    }
+    client.write(START, b"data").unwrap();
+    let data = datagrams(&mut client, START);
+    second.handle_datagram(START, &hello).unwrap();
+    datagrams(&mut second, START);
+    for datagram in &data {
+        let _ = second.handle_datagram(START, datagram);
+    }
+    (client, [first, second], data)
+}
+
 #[test]
 fn whoever_greets_is_answered_in_every_datagram_until_it_shows_the_token() {
     // The same where the network has kept the hello as well: then only the token tells one life from another.
     for mtu in [50, 1400] {
-        let config = Arc::new(quiet().mtu(mtu));
-        let accept = |seed| Session::accept(77, config.clone(), Seed::from_u64(seed), START);
-        let mut client = Session::connect(77, config.clone(), Seed::from_u64(2), START);
-        let hello = datagrams(&mut client, START).remove(0);
-        let (mut first, mut second) = (accept(1), accept(9));
-        first.handle_datagram(START, &hello).unwrap();
-        for answer in datagrams(&mut first, START) {
-            client.handle_datagram(START, &answer).unwrap();
-        }
-        client.write(START, b"data").unwrap();
-        let data = datagrams(&mut client, START);
-        second.handle_datagram(START, &hello).unwrap();
-        datagrams(&mut second, START);
-        for datagram in &data {
-            let _ = second.handle_datagram(START, datagram);
-        }
+        let (mut client, [mut first, mut second], data) = two_lives(quiet().mtu(mtu));
         second.write(START, b"another").unwrap();
         second.shutdown();
         let now = START + Duration::from_millis(50);
@@ -942,22 +950,8 @@ fn nothing_that_another_life_says_acknowledges_what_ours_was_sent() {
     // Found by simulation: the answer to the hello stood in a ping, which is no `WINS`; and a reset had no room beside it.
     for mtu in [50, 1400] {
         for said in ["ping", "reset", "challenge"] {
-            let config = Arc::new(quiet().mtu(mtu).keepalive(Some(Duration::from_secs(1))));
-            let accept = |seed| Session::accept(77, config.clone(), Seed::from_u64(seed), START);
-            let mut client = Session::connect(77, Arc::new(quiet().mtu(mtu)), Seed::from_u64(2), START);
-            let hello = datagrams(&mut client, START).remove(0);
-            let (mut first, mut second) = (accept(1), accept(9));
-            first.handle_datagram(START, &hello).unwrap();
-            for answer in datagrams(&mut first, START) {
-                client.handle_datagram(START, &answer).unwrap();
-            }
-            client.write(START, b"data").unwrap();
-            let data = datagrams(&mut client, START);
-            second.handle_datagram(START, &hello).unwrap();
-            datagrams(&mut second, START);
-            for datagram in &data {
-                let _ = second.handle_datagram(START, datagram);
-            }
+            let config = quiet().mtu(mtu).keepalive(Some(Duration::from_secs(1)));
+            let (mut client, [_, mut second], _) = two_lives(config);
             assert_eq!(second.una().value(), 1);
             let now = START + Duration::from_millis(1300);
             // What comes first is lost.

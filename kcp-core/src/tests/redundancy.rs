@@ -83,11 +83,11 @@ fn where_copies_ride_acknowledgements_of_small_segments_hurry_for_nothing() {
             let due = if waits { written + Duration::from_millis(1) } else { came };
             assert_eq!(end.poll_timeout(), Some(due), "{redundancy} {len} {gap} {nodelay} {sns:?}");
             end.write(written, b"y").unwrap();
-            let kinds =
+            let acknowledges =
                 |datagram: &Vec<(Header, Vec<u8>)>| datagram.iter().any(|(header, _)| header.cmd == Ack);
             let all = output(end, written);
             // (Of what came in order `una` tells.)
-            assert!(all.len() == 1 && (kinds(&all[0]) || sns[0] == 0), "{all:?}");
+            assert!(all.len() == 1 && (acknowledges(&all[0]) || sns[0] == 0), "{all:?}");
         }
     }
 }
