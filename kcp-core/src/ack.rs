@@ -79,8 +79,10 @@ fn later(before: (Seq, u32), (sn, ts): (Seq, u32)) -> Option<u8> {
     u8::try_from(ts.wrapping_sub(before.1)).ok()
 }
 
-/// ACKs that may be repeated: a datagram of them.
+/// ACKs that may be repeated, one segment each: a datagram of them.
 const MAX_REPEAT: usize = 56;
+/// And in runs: two flights of a path that is not known yet.
+const MAX_REPEAT_IN_RUNS: usize = 256;
 /// Room for ACKs owed that is kept from flush to flush.
 const MOST_KEPT: usize = 512;
 
@@ -149,16 +151,16 @@ impl AckQueue {
         let first = self.peek(rcv_nxt)?;
         let mut run = AckRun::new(first);
         if room.is_empty() {
-            self.pop(rcv_nxt);
+            self.pop(rcv_nxt, MAX_REPEAT);
             return Some(run);
         }
         if let Some(before) = self.repeat_before(first, rcv_nxt, room) {
             run = before;
             run.join(first, room);
         }
-        self.pop(rcv_nxt);
+        self.pop(rcv_nxt, MAX_REPEAT_IN_RUNS);
         while self.peek(rcv_nxt).is_some_and(|next| run.join(next, room)) {
-            self.pop(rcv_nxt);
+            self.pop(rcv_nxt, MAX_REPEAT_IN_RUNS);
         }
         Some(run)
     }
@@ -183,24 +185,33 @@ impl AckQueue {
         Some(run)
     }
 
-    /// Removes what [`peek`](Self::peek) returned: it has been sent.
-    fn pop(&mut self, rcv_nxt: Seq) {
+    /// Removes what [`peek`](Self::peek) returned: it has been sent, and may come again if no more than `limit` do.
+    fn pop(&mut self, rcv_nxt: Seq, limit: usize) {
         let first = self.holes.get_mut().and_then(|holes| holes.owed.pop_front());
         let sent = first.or_else(|| self.newest.take()).filter(|&(sn, _)| !sn.is_before(rcv_nxt));
         if let Some(sent) = sent {
             let flushed = &mut self.holes.make().flushed;
-            if flushed.len() < MAX_REPEAT {
+            if flushed.len() < limit {
                 flushed.push_back(sent);
             }
         }
     }
 
+    /// Whether something of the flush before is worth saying again.
+    pub(crate) fn has_repeat(&mut self, rcv_nxt: Seq) -> bool {
+        let Some(Holes { repeat, .. }) = self.holes.get_mut() else { return false };
+        let covered = repeat.iter().take_while(|(sn, _)| sn.is_before(rcv_nxt)).count();
+        repeat.drain(..covered);
+        !repeat.is_empty()
+    }
+
     /// An ACK of the flush before, to be sent again where there is room for it. KCP acknowledges a segment beyond a hole
     /// only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
     pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq, room: &mut [u8]) -> Option<AckRun> {
+        if !self.has_repeat(rcv_nxt) {
+            return None;
+        }
         let repeat = &mut self.holes.get_mut()?.repeat;
-        let covered = repeat.iter().take_while(|(sn, _)| sn.is_before(rcv_nxt)).count();
-        repeat.drain(..covered);
         let mut run = AckRun::new(repeat.pop_front()?);
         while repeat.front().is_some_and(|&next| run.join(next, room)) {
             repeat.pop_front();
@@ -209,15 +220,16 @@ impl AckQueue {
         Some(run)
     }
 
-    /// Everything owed has been sent: what of it is worth repeating rides with the next flush.
-    pub(crate) fn end_flush(&mut self) {
-        if let Some(holes) = self.holes.get_mut() {
-            core::mem::swap(&mut holes.repeat, &mut holes.flushed);
-            holes.flushed.clear();
-            if holes.owed.capacity() > MOST_KEPT && holes.is_empty() {
-                self.holes.clear();
-            }
+    /// Everything owed has been sent: what of it is worth repeating, if anything, rides with the next flush.
+    pub(crate) fn end_flush(&mut self) -> bool {
+        let Some(holes) = self.holes.get_mut() else { return false };
+        core::mem::swap(&mut holes.repeat, &mut holes.flushed);
+        holes.flushed.clear();
+        let repeats = !holes.repeat.is_empty();
+        if holes.owed.capacity() > MOST_KEPT && holes.is_empty() {
+            self.holes.clear();
         }
+        repeats
     }
 
     /// Whether memory is kept although nothing is owed.
@@ -307,14 +319,35 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_of_them_is_repeated_and_no_more() {
+    fn so_many_are_repeated_and_no_more() {
         let mut queue = AckQueue::default();
-        for sn in 0..100 {
+        for sn in 0..300 {
             queue.push(Seq::new(10 + sn), 0, Seq::new(0), 1000);
         }
-        assert_eq!(drain(&mut queue, Seq::new(0)).len(), 100);
+        assert_eq!(drain(&mut queue, Seq::new(0)).len(), 300);
         queue.push(Seq::new(500), 0, Seq::new(0), 1000);
         assert_eq!(drain(&mut queue, Seq::new(0)).len(), 1 + MAX_REPEAT);
+    }
+
+    #[test]
+    fn what_is_left_to_repeat_is_told_and_una_and_what_came_again_are_not() {
+        let mut queue = AckQueue::default();
+        assert!(!queue.has_repeat(Seq::new(0)) && !queue.end_flush());
+        queue.push(Seq::new(3), 0, Seq::new(4), 1000);
+        assert!(queue.next_run(Seq::new(4), &mut []).is_some() && !queue.end_flush(), "una says it");
+        for sn in [6, 8, 9] {
+            queue.push(Seq::new(sn), 0, Seq::new(4), 1000);
+        }
+        while queue.next_run(Seq::new(4), &mut []).is_some() {}
+        assert!(!queue.has_repeat(Seq::new(4)), "the flush goes on");
+        assert!(queue.end_flush());
+        assert!(queue.has_repeat(Seq::new(6)) && !queue.has_repeat(Seq::new(10)));
+        for sn in [6, 8, 9] {
+            queue.push(Seq::new(sn), 0, Seq::new(4), 1000);
+        }
+        assert_eq!(drain(&mut queue, Seq::new(4)), [6, 8, 9]);
+        queue.forget_repeat(Seq::new(8));
+        assert_eq!(drain(&mut queue, Seq::new(4)), [1_000_006, 1_000_009]);
     }
 
     #[test]
@@ -416,9 +449,11 @@ mod tests {
         let (all, again) = flush(&(15..79).map(|sn| (sn, 600)).collect::<Vec<_>>(), MAX_LATER);
         let lens: Vec<_> = all.iter().map(|(run, repeated)| (run.len(), *repeated)).collect();
         assert_eq!((lens, again.len()), (alloc::vec![(64, 1), (1, 0)], 0), "no more than so many");
-        let (all, again) = flush(&[(71, 600)], MAX_LATER);
-        assert_eq!((all[0].0.len(), all[0].1), (57, 56), "none but the first of a flush are repeated");
-        assert!(again.is_empty());
+        let end = 80 + MAX_REPEAT_IN_RUNS as u32;
+        flush(&(80..end + 8).map(|sn| (sn, 600)).collect::<Vec<_>>(), MAX_LATER);
+        let (all, again) = flush(&[(end, 600)], MAX_LATER);
+        assert_eq!((all[0].0.len(), all[0].1), (64, 63), "none but the first of a flush are repeated");
+        assert_eq!(again.iter().map(Vec::len).sum::<usize>(), MAX_REPEAT_IN_RUNS - 63);
     }
 
     /// Segments arrive in any order; the oracle keeps every ACK owed and filters at the end.

@@ -4,6 +4,9 @@
 //! The measures are those of BBR (draft-ietf-ccwg-bbr): the highest delivery rate of the last rounds and the lowest round-trip
 //! time of the last seconds. A loss changes neither, so a path that loses at random keeps its rate.
 
+use alloc::collections::VecDeque;
+use core::num::NonZeroU64;
+
 use crate::num::{at_least_one, wide};
 use crate::time::{Timestamp, saturating_micros};
 
@@ -20,6 +23,9 @@ const LEAST_SLACK: u64 = 1_000;
 /// And so much comes back in a round without such losses.
 const SLACK_STEP: u64 = 4;
 const LOSS_DIVISOR: u64 = 16;
+/// Measures of the rate in a round trip. What arrives in a round has left by the limit that the round before it began with: with no
+/// other measure the limit would double every second round only, and where a quarter is lost not seem to grow.
+const MEASURES: u64 = 4;
 /// Rounds, of those in which the limit was met, after which their highest rate is forgotten: one to two of these.
 const BUCKET_ROUNDS: u8 = 16;
 /// Rounds at the limit without growth, after which the path is taken to be full.
@@ -52,12 +58,16 @@ pub(super) struct Flight {
     /// Payload bytes acknowledged since this began.
     delivered: u64,
     round: Option<Round>,
+    /// Measures that have begun since and go on, oldest first; at most [`MEASURES`].
+    measures: VecDeque<Measure>,
     /// Highest rate, in bytes per second: of the rounds since the last change of buckets, and of those before. 0: none.
     rates: [u64; 2],
     /// Rounds at the limit since then.
     rounds: u8,
-    /// Rounds at the limit since the rate last grew by a quarter.
+    /// Rounds at the limit since the rate last grew by a quarter in a round.
     level: u8,
+    /// The rate at the end of the last round.
+    known: u64,
     /// Lowest round-trip time in microseconds: since `rtts_since`, and before that until the queue is drained.
     rtts: [Option<u64>; 2],
     /// When the first began.
@@ -75,13 +85,27 @@ pub(super) struct Flight {
 
 /// From transmissions until the last of them, or one after it, has arrived.
 #[derive(Debug)]
-struct Round {
+struct Measure {
     /// The position in send order of the last transmission at `began`.
     last: u64,
     began: Timestamp,
     /// What was delivered by then.
     delivered: u64,
-    /// And lost.
+}
+
+impl Measure {
+    /// Microseconds until now, and bytes that were delivered.
+    fn read(&self, now: Timestamp, delivered: u64) -> (NonZeroU64, u64) {
+        let took = at_least_one(saturating_micros(now.saturating_since(self.began)));
+        (took, delivered.saturating_sub(self.delivered))
+    }
+}
+
+/// A measure that what is lost, and rounds, are counted by.
+#[derive(Debug)]
+struct Round {
+    measure: Measure,
+    /// What was lost by its beginning.
     lost: u64,
     /// There was more to send than the limit let through.
     full: bool,
@@ -92,9 +116,11 @@ impl Default for Flight {
         Self {
             delivered: 0,
             round: None,
+            measures: VecDeque::new(),
             rates: [0; 2],
             rounds: 0,
             level: 0,
+            known: 0,
             rtts: [None; 2],
             rtts_since: Timestamp::ZERO,
             slack: SLACK.saturating_add(LEAST_SLACK),
@@ -187,10 +213,20 @@ impl Flight {
 
     /// Data has left; `order` is the position of its last transmission.
     pub(super) fn on_sent(&mut self, now: Timestamp, order: u64, lost: u64) {
-        let delivered = self.delivered;
-        let round = self.round.get_or_insert(Round { last: order, began: now, delivered, lost, full: false });
-        if round.began == now {
-            round.last = order;
+        let begun = Measure { last: order, began: now, delivered: self.delivered };
+        // Parts of a shorter path's round trip are batches.
+        let gap = self.rtt().filter(|&rtt| rtt >= LEAST_SPACED).unwrap_or(u64::MAX) / MEASURES;
+        let Some(round) = &mut self.round else {
+            self.round = Some(Round { measure: begun, lost, full: false });
+            return;
+        };
+        let room = wide(self.measures.len()) < MEASURES;
+        let latest = self.measures.back_mut().filter(|latest| latest.began >= round.measure.began);
+        let latest = latest.unwrap_or(&mut round.measure);
+        if latest.began == now {
+            latest.last = order;
+        } else if room && latest.began.plus_micros(gap) <= now {
+            self.measures.push_back(begun);
         }
     }
 
@@ -200,16 +236,19 @@ impl Flight {
         if let Some(rtt) = rtt {
             self.on_rtt(now, rtt);
         }
-        let Some(round) = self.round.take_if(|round| round.last < arrived) else { return };
-        let took = at_least_one(saturating_micros(now.saturating_since(round.began)));
+        while let Some(measure) = self.measures.front().filter(|measure| measure.last < arrived) {
+            let (took, delivered) = measure.read(now, self.delivered);
+            self.on_rate(delivered, took);
+            self.measures.pop_front();
+        }
+        let Some(round) = self.round.take_if(|round| round.measure.last < arrived) else { return };
+        let (took, delivered) = round.measure.read(now, self.delivered);
         self.on_rtt(now, took.get());
-        let delivered = self.delivered.saturating_sub(round.delivered);
+        self.on_rate(delivered, took);
         let gone = lost.saturating_sub(round.lost);
         let part = gone.saturating_mul(WHOLE) / at_least_one(gone.saturating_add(delivered));
         self.loss = self.loss.saturating_sub(self.loss / LOSS_GAIN).saturating_add(part / LOSS_GAIN);
-        let (rate, known) = (delivered.saturating_mul(1_000_000) / took, self.rate());
-        self.rates[0] = self.rates[0].max(rate);
-        if rate > known.saturating_add(known / 4) {
+        if self.rate() > self.known.saturating_add(self.known / 4) {
             self.level = 0;
         }
         if self.draining > 0 {
@@ -233,6 +272,11 @@ impl Flight {
                 self.rates = [0, self.rates[0]];
             }
         }
+        self.known = self.rate();
+    }
+
+    fn on_rate(&mut self, delivered: u64, took: NonZeroU64) {
+        self.rates[0] = self.rates[0].max(delivered.saturating_mul(1_000_000) / took);
     }
 
     fn on_rtt(&mut self, now: Timestamp, rtt: u64) {
@@ -397,6 +441,69 @@ mod tests {
         assert_eq!(path.flight.loss, 90);
         path.round(10_000, 80_000, 0, true);
         assert_eq!(path.flight.loss, 68);
+    }
+
+    #[test]
+    fn a_rate_that_grows_shows_before_the_round_ends() {
+        let at = |ms| Timestamp::from_millis(10_000 + ms);
+        let mut flight = Flight::default();
+        flight.on_sent(at(0), 0, 0);
+        flight.on_sent(at(50), 1, 0);
+        assert!(flight.measures.is_empty(), "the path is not known");
+        flight.on_ack(at(100), 100_000, 1, 0, None);
+        assert_eq!(flight.limit(), 204_000);
+        // A measure begins a quarter of a round trip after the one before, with all that leaves then.
+        flight.on_sent(at(100), 2, 0);
+        flight.on_sent(at(124), 3, 0);
+        assert!(flight.measures.is_empty());
+        flight.on_sent(at(125), 4, 0);
+        flight.on_sent(at(125), 5, 0);
+        flight.on_sent(at(149), 6, 0);
+        assert_eq!(flight.measures.len(), 1);
+        flight.on_ack(at(200), 50_000, 3, 0, None);
+        assert_eq!(flight.limit(), 204_000, "the round has shown less");
+        flight.on_sent(at(200), 7, 0);
+        flight.on_ack(at(225), 200_000, 5, 0, None);
+        assert_eq!(flight.limit(), 204_000, "one of it is missing");
+        flight.on_ack(at(225), 0, 6, 0, None);
+        assert_eq!((flight.limit(), flight.measures.len()), (510_000, 0), "250 000 in a round trip");
+        // No more of them than so many; a new round is one, too.
+        for quarter in 1..6 {
+            flight.on_sent(at(200 + 25 * quarter), 7 + quarter, 0);
+        }
+        assert_eq!(flight.measures.len(), MEASURES as usize);
+        flight.on_ack(at(310), 0, 8, 0, None);
+        flight.on_sent(at(350), 20, 0);
+        flight.on_ack(at(351), 0, 12, 0, None);
+        flight.on_sent(at(374), 21, 0);
+        assert!(flight.measures.is_empty());
+        flight.on_sent(at(375), 22, 0);
+        assert_eq!(flight.measures.len(), 1);
+    }
+
+    #[test]
+    fn growth_between_rounds_counts_when_the_round_ends() {
+        let mut path = Path::new();
+        path.round(7_999, 100_000, 0, true);
+        for ms in [0, 2, 4, 6] {
+            path.flight.on_sent(Timestamp::from_micros(path.now + ms * 1000), 100 + ms, 0);
+        }
+        assert!(path.flight.measures.is_empty(), "a short path");
+        for (grown, limit) in [(125_000, 237_500), (125_100, 300_240)] {
+            let mut path = Path::new();
+            for _ in 0..3 {
+                path.round(10_000, 100_000, 0, true);
+            }
+            let at = Timestamp::from_micros;
+            path.flight.on_sent(at(path.now), 100, 0);
+            path.flight.on_sent(at(path.now + 2_500), 101, 0);
+            path.flight.on_ack(at(path.now + 10_000), 0, 101, 0, None);
+            path.flight.on_sent(at(path.now + 10_000), 102, 0);
+            path.flight.on_ack(at(path.now + 12_500), grown, 102, 0, None);
+            assert_eq!(path.flight.limit(), grown as u64 * 19 / 10);
+            path.flight.on_ack(at(path.now + 20_000), 0, 103, 0, None);
+            assert_eq!(path.flight.limit(), limit, "{grown}");
+        }
     }
 
     #[test]

@@ -26,6 +26,9 @@ const FIRST_COPIES: u64 = 8;
 const SEGMENTS_PER_LONE: u64 = 16;
 /// A probe waits so much longer than two round trips, in microseconds: runtimes count in milliseconds.
 const PROBE_SLACK: u64 = 2_000;
+/// So many acknowledgements of one flush come once more after this time, in microseconds, if nothing else carries them.
+const MANY_ACKS: u32 = 32;
+const REPEAT_DELAY: u64 = 1_000;
 /// `sn` of control segments. Listeners of other implementations take sn 0 with another conv for a new session, so
 /// ours never carry it, but for the probe that opens one.
 pub(super) const CONTROL_SN: Seq = Seq::new(1);
@@ -345,15 +348,22 @@ impl Engine {
             self.stats.rarely_so_many(run.repeated, |rare| &mut rare.acks_repeated);
         }
         // Small segments that an ACK was lost for cost less to come again than all their ACKs said twice.
-        while !withhold && self.longest > SMALL && writer.has_room(HEADER_LEN) && may_send() {
+        while !withhold
+            && self.longest > SMALL
+            && self.acks.has_repeat(rcv_nxt)
+            && (writer.has_room(HEADER_LEN) || writer.is_empty())
+            && may_send()
+            && writer.reserve(HEADER_LEN, 1)
+        {
             let room = if together { room_in(&mut later, writer) } else { &mut [] };
             let Some(run) = self.acks.next_repeat(rcv_nxt, room) else { break };
             push_run(&run, room, template, writer);
             self.stats.rarely_so_many(run.repeated, |rare| &mut rare.acks_repeated);
         }
         if !withhold {
-            self.acks.end_flush();
-            self.ack_due = None;
+            // So many at once that the sender may wait for them all, and send them again: if nothing follows, they come twice.
+            let many = self.una_suffices && self.unacked >= MANY_ACKS;
+            self.ack_due = (self.acks.end_flush() && many).then(|| now.plus_micros(REPEAT_DELAY));
             self.unacked = 0;
         }
         if self.ask && may_send() && writer.reserve(HEADER_LEN, max_datagrams) {

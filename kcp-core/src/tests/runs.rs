@@ -149,6 +149,52 @@ fn beyond_a_hole_acknowledgements_are_gathered_once_the_loss_is_told() {
     }
 }
 
+/// A flight that nothing follows is acknowledged at once, and the loss of that datagram would cost all of it again.
+#[test]
+fn many_acknowledgements_come_once_more_if_nothing_else_carries_them() {
+    for (extended, many, twice) in [(true, 32, true), (true, 31, false), (false, 32, false)] {
+        let mut pair = pair(extended);
+        let mut now = pair.now;
+        let data = segments(&mut pair.ends[0], &mut now, &vec![0; many + 3]);
+        let (first, _) = Segments::parse(&data[0], 77).unwrap().next().unwrap();
+        let end = &mut pair.ends[1];
+        data[2..many + 2].iter().for_each(|datagram| end.handle_datagram(now, datagram).unwrap());
+        let (once, _) = acks(end, now, &first);
+        assert_eq!(once.iter().map(|(_, _, later)| 1 + later.len()).sum::<usize>(), many);
+        assert!(output(end, now).is_empty());
+        let later = now + Duration::from_millis(1);
+        assert_eq!(end.poll_timeout() == Some(later), twice, "{many}");
+        let (again, _) = acks(end, later, &first);
+        let repeated = end.stats().acks_repeated;
+        assert_eq!((again, repeated), if twice { (once, many as u64) } else { (vec![], 0) });
+        assert_ne!(end.poll_timeout(), Some(later), "and not again");
+        assert!(output(end, later + Duration::from_millis(1)).is_empty());
+    }
+    // Without a hole `una` says it all, and with what comes next it has been said.
+    for next in [1, 0] {
+        let mut pair = pair(true);
+        let mut now = pair.now;
+        let data = segments(&mut pair.ends[0], &mut now, &[0; 40]);
+        let (first, _) = Segments::parse(&data[0], 77).unwrap().next().unwrap();
+        let end = &mut pair.ends[1];
+        data[2..39].iter().for_each(|datagram| end.handle_datagram(now, datagram).unwrap());
+        acks(end, now, &first);
+        for datagram in [&data[39], &data[next]] {
+            end.handle_datagram(now, datagram).unwrap();
+        }
+        assert_eq!(acks(end, now, &first).1.len(), 1);
+        assert!(output(end, now + Duration::from_millis(1)).is_empty());
+    }
+    let mut pair = pair(true);
+    let mut now = pair.now;
+    let data = segments(&mut pair.ends[0], &mut now, &[0; 40]);
+    let (first, _) = Segments::parse(&data[0], 77).unwrap().next().unwrap();
+    let end = &mut pair.ends[1];
+    data.iter().for_each(|datagram| end.handle_datagram(now, datagram).unwrap());
+    assert_eq!(acks(end, now, &first).0.len(), 1);
+    assert!(output(end, now + Duration::from_millis(1)).is_empty());
+}
+
 #[test]
 fn a_plain_peer_gets_one_segment_each_and_its_payloads_are_skipped() {
     let mut pair = pair(false);
