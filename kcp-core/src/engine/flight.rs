@@ -28,7 +28,7 @@ const LOSS_DIVISOR: u64 = 16;
 const MEASURES: u64 = 4;
 /// Rounds, of those in which the limit was met, after which their highest rate is forgotten: one to two of these.
 const BUCKET_ROUNDS: u8 = 16;
-/// Rounds at the limit without growth, after which the path is taken to be full.
+/// Rounds at the limit, or the window's end, without growth, after which the path is taken to be full.
 const LEVEL_ROUNDS: u8 = 3;
 /// The lowest round-trip time is forgotten after this, in microseconds, and a look at the path without our queue.
 const BUCKET_TIME: u64 = 3_000_000;
@@ -64,7 +64,7 @@ pub(super) struct Flight {
     rates: [u64; 2],
     /// Rounds at the limit since then.
     rounds: u8,
-    /// Rounds at the limit since the rate last grew by a quarter in a round.
+    /// Rounds at the limit, or the window's end, since the rate last grew by a quarter in a round.
     level: u8,
     /// The rate at the end of the last round.
     known: u64,
@@ -109,6 +109,8 @@ struct Round {
     lost: u64,
     /// There was more to send than the limit let through.
     full: bool,
+    /// Or than the window did: a rate that does not grow then does not for want of a limit either.
+    held: bool,
 }
 
 impl Default for Flight {
@@ -206,6 +208,13 @@ impl Flight {
         }
     }
 
+    /// Sending has stopped at the end of the window.
+    pub(super) const fn met_window(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.held = true;
+        }
+    }
+
     /// So many bytes of datagrams have left.
     pub(super) const fn spend(&mut self, bytes: u64) {
         self.saved = self.saved.saturating_sub(bytes);
@@ -217,7 +226,7 @@ impl Flight {
         // Parts of a shorter path's round trip are batches.
         let gap = self.rtt().filter(|&rtt| rtt >= LEAST_SPACED).unwrap_or(u64::MAX) / MEASURES;
         let Some(round) = &mut self.round else {
-            self.round = Some(Round { measure: begun, lost, full: false });
+            self.round = Some(Round { measure: begun, lost, full: false, held: false });
             return;
         };
         let room = wide(self.measures.len()) < MEASURES;
@@ -264,8 +273,10 @@ impl Flight {
         } else if round.full {
             self.slack = self.slack.saturating_add(SLACK_STEP).min(SLACK.saturating_add(LEAST_SLACK));
         }
-        if round.full {
+        if round.full || round.held {
             self.level = self.level.saturating_add(1);
+        }
+        if round.full {
             self.rounds = self.rounds.saturating_add(1);
             if self.rounds >= BUCKET_ROUNDS {
                 self.rounds = 0;
@@ -339,6 +350,25 @@ mod tests {
         let mut path = Path::new();
         let limits = [(); 5].map(|()| path.round(10_000, 100_000, 0, false));
         assert_eq!(limits, [240_000; 5], "whoever has not met the limit knows nothing of it");
+    }
+
+    #[test]
+    fn a_window_that_ends_first_ends_the_search_and_ages_no_rate() {
+        let mut path = Path::new();
+        let mut round = |held: bool| {
+            let at = Timestamp::from_micros;
+            path.flight.on_sent(at(path.now), path.order, 0);
+            if held {
+                path.flight.met_window();
+            }
+            path.round(10_000, 100_000, 0, false)
+        };
+        assert_eq!([(); 4].map(|()| round(false)), [240_000; 4]);
+        assert_eq!([(); 4].map(|()| round(true)), [240_000; 4], "asked for a round at the limit");
+        let rounds = |path: &mut Path, n| (0..n).map(|_| path.round(10_000, 50_000, 0, true)).last();
+        assert_eq!(path.round(10_000, 100_000, 0, true), 190_000);
+        assert_eq!(rounds(&mut path, 30), Some(190_000));
+        assert_eq!(rounds(&mut path, 1), Some(120_000));
     }
 
     #[test]

@@ -234,6 +234,12 @@ impl Engine {
             bump(&mut self.stats.segments_sent);
             self.stats.payload_sent = self.stats.payload_sent.wrapping_add(wide(len));
         }
+        if self.inflight.len() >= limit
+            && !self.queue.is_empty()
+            && let Some(flight) = self.flight.get_mut()
+        {
+            flight.met_window();
+        }
     }
 
     /// What is sent again is sent more than once where the next loss would leave the path idle for another round trip: when the

@@ -210,3 +210,15 @@ fn a_long_path_is_soon_filled() {
         assert!(slowest < trips, "{rate:?} {loss}: {slowest}");
     }
 }
+
+#[test]
+fn a_window_that_is_hardly_longer_than_the_path_does_not_keep_the_flight_at_twice_the_path() {
+    // Transmissions more than loss demands. While rounds that the window had ended did not count it was 1.239 and 1.460.
+    for (loss, more) in [(0.05, 1.22), (0.2, 1.43)] {
+        let link = bottleneck(25 * MB / 2, 200, 2_500_000, loss);
+        let config = SessionConfig::turbo().send_window(4096).recv_window(4096);
+        let sent = |seed| transfer(dialled(&config, &link, seed), 40 * MB as usize, None).sent * (1.0 - loss);
+        let mean = (0..10).map(sent).sum::<f64>() / 10.0;
+        assert!(mean < more, "{loss}: {mean}");
+    }
+}
