@@ -197,7 +197,7 @@ impl AckQueue {
         }
     }
 
-    /// Whether something of the flush before is worth saying again.
+    /// Whether something of the flush before is worth saying again; what `una` covers is forgotten.
     pub(crate) fn has_repeat(&mut self, rcv_nxt: Seq) -> bool {
         let Some(Holes { repeat, .. }) = self.holes.get_mut() else { return false };
         let covered = repeat.iter().take_while(|(sn, _)| sn.is_before(rcv_nxt)).count();
@@ -205,12 +205,9 @@ impl AckQueue {
         !repeat.is_empty()
     }
 
-    /// An ACK of the flush before, to be sent again where there is room for it. KCP acknowledges a segment beyond a hole
-    /// only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
-    pub(crate) fn next_repeat(&mut self, rcv_nxt: Seq, room: &mut [u8]) -> Option<AckRun> {
-        if !self.has_repeat(rcv_nxt) {
-            return None;
-        }
+    /// An ACK of the flush before, if [`has_repeat`](Self::has_repeat), to be sent again where there is room for it. KCP acknowledges
+    /// a segment beyond a hole only once: a lost datagram of ACKs would make the sender take dozens of segments for lost.
+    pub(crate) fn next_repeat(&mut self, room: &mut [u8]) -> Option<AckRun> {
         let repeat = &mut self.holes.get_mut()?.repeat;
         let mut run = AckRun::new(repeat.pop_front()?);
         while repeat.front().is_some_and(|&next| run.join(next, room)) {
@@ -268,7 +265,8 @@ mod tests {
             assert_eq!((run.len, run.repeated), (0, 0));
             out.push(run.first.0.value());
         }
-        while let Some(run) = queue.next_repeat(rcv_nxt, &mut []) {
+        while queue.has_repeat(rcv_nxt) {
+            let run = queue.next_repeat(&mut []).unwrap();
             assert_eq!((run.len, run.repeated), (0, 1));
             out.push(1_000_000 + run.first.0.value());
         }
@@ -417,7 +415,8 @@ mod tests {
                 all.push((read(&run, room), run.repeated));
             }
             let mut again = Vec::new();
-            while let Some(run) = queue.next_repeat(Seq::new(4), room) {
+            while queue.has_repeat(Seq::new(4)) {
+                let run = queue.next_repeat(room).unwrap();
                 assert_eq!(run.fresh(), 0);
                 again.push(read(&run, room));
             }
@@ -504,7 +503,8 @@ mod tests {
                     assert_eq!(got, expected, "seed {seed}");
                     gone += got.len() as u64;
                     let apart = again.len();
-                    while let Some(run) = queue.next_repeat(sn_of(next), payload) {
+                    while queue.has_repeat(sn_of(next)) {
+                        let run = queue.next_repeat(payload).unwrap();
                         assert_eq!(run.fresh(), 0);
                         again.extend(read(&run, payload).into_iter().map(place));
                     }

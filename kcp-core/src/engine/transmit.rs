@@ -354,21 +354,22 @@ impl Engine {
             self.stats.rarely_so_many(run.repeated, |rare| &mut rare.acks_repeated);
         }
         // Small segments that an ACK was lost for cost less to come again than all their ACKs said twice.
+        let repeats = self.longest > SMALL;
         while !withhold
-            && self.longest > SMALL
+            && repeats
             && self.acks.has_repeat(rcv_nxt)
             && (writer.has_room(HEADER_LEN) || writer.is_empty())
             && may_send()
             && writer.reserve(HEADER_LEN, 1)
         {
             let room = if together { room_in(&mut later, writer) } else { &mut [] };
-            let Some(run) = self.acks.next_repeat(rcv_nxt, room) else { break };
+            let Some(run) = self.acks.next_repeat(room) else { break };
             push_run(&run, room, template, writer);
             self.stats.rarely_so_many(run.repeated, |rare| &mut rare.acks_repeated);
         }
         if !withhold {
             // So many at once that the sender may wait for them all, and send them again: if nothing follows, they come twice.
-            let many = self.una_suffices && self.unacked >= MANY_ACKS;
+            let many = together && repeats && self.unacked >= MANY_ACKS;
             self.ack_due = (self.acks.end_flush() && many).then(|| now.plus_micros(REPEAT_DELAY));
             self.unacked = 0;
         }

@@ -170,6 +170,17 @@ fn many_acknowledgements_come_once_more_if_nothing_else_carries_them() {
         assert_ne!(end.poll_timeout(), Some(later), "and not again");
         assert!(output(end, later + Duration::from_millis(1)).is_empty());
     }
+    // Small segments come again for less, and nobody is woken for nothing.
+    for (len, twice) in [(257, true), (256, false)] {
+        let mut pair = pair(true);
+        let (end, now) = (&mut pair.ends[1], pair.now);
+        let (una, acked) = (end.una().value(), end.stats().segments_sent as u32);
+        for sn in 1..=32 {
+            end.handle_datagram(now, &segment(Push, 0, 128, 0, una + sn, acked, &vec![7; len])).unwrap();
+        }
+        assert!(!output(end, now).is_empty());
+        assert_eq!(end.poll_timeout() == Some(now + Duration::from_millis(1)), twice, "{len}");
+    }
     // Without a hole `una` says it all, and with what comes next it has been said.
     for next in [1, 0] {
         let mut pair = pair(true);
