@@ -1,11 +1,11 @@
-//! Nanoseconds per segment of the core: ours, `ikcp.c` and no protocol in turn, over windows and loss. Medians of five.
+//! Nanoseconds per segment of the core: ours, `ikcp.c` and no protocol in turn, over windows and loss. Medians of five to fifty rounds.
 //!
 //! `cargo run --release -p kcp-benches-core --bin engine_table -- [--patterns a,b] [--sizes 1376,64] [--windows 32,16384] [--json FILE]`
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use kcp_benches_core::{Cell, MSS, Measured, Pattern, Peer, SMALL, WINDOWS, Workload, measure, median};
@@ -39,28 +39,52 @@ struct Args {
 /// its window.
 const LIMIT: Duration = Duration::from_secs(8);
 
-fn cell(workload: Workload, quick: bool, alone: bool) -> Cell {
-    let runs = if quick { 1 } else { 5 };
-    let many = u64::from(workload.window) * 4 + if quick { 4_000 } else { 20_000 };
-    let (mut ours, mut null, mut c) = (Vec::new(), Vec::new(), Vec::<Measured>::new());
-    for _ in 0..runs {
-        ours.push(measure(Peer::Ours, workload, many, None).ns);
-        null.push(measure(Peer::Null, Workload { loss: 0.0, ..workload }, many, None).ns);
-        // What takes seconds is not noise: once is enough.
-        let slow = c.last().is_some_and(|c| c.segments < many || c.ns * many as f64 > 1e9);
-        if !slow && !alone {
-            c.push(measure(Peer::C, workload, many, Some(LIMIT)));
+/// What is quick to measure is measured in at least so many rounds, and for so long.
+const ROUNDS: usize = 5;
+const MOST_ROUNDS: usize = 51;
+const LONG_ENOUGH: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Samples {
+    ours: Vec<f64>,
+    null: Vec<f64>,
+    c: Vec<Measured>,
+}
+
+/// One row of the table: in each round everything is measured once, so that what the machine does meanwhile meets all of it.
+fn row(workloads: &[Workload], quick: bool, alone: bool) -> Vec<Cell> {
+    let many = |workload: &Workload| u64::from(workload.window) * 4 + if quick { 4_000 } else { 20_000 };
+    let mut all: Vec<Samples> = workloads.iter().map(|_| Samples::default()).collect();
+    let (rounds, long) = if quick { (1, Duration::ZERO) } else { (ROUNDS, LONG_ENOUGH) };
+    let began = Instant::now();
+    for round in 0..MOST_ROUNDS {
+        if round >= rounds && began.elapsed() >= long {
+            break;
+        }
+        for (&workload, samples) in workloads.iter().zip(&mut all) {
+            let many = many(&workload);
+            samples.ours.push(measure(Peer::Ours, workload, many, None).ns);
+            samples.null.push(measure(Peer::Null, Workload { loss: 0.0, ..workload }, many, None).ns);
+            // What takes seconds is not noise: once is enough.
+            let slow = samples.c.last().is_some_and(|c| c.segments < many || c.ns * many as f64 > 1e9);
+            if !slow && !alone {
+                samples.c.push(measure(Peer::C, workload, many, Some(LIMIT)));
+            }
         }
     }
-    let segments = c.iter().map(|c| c.segments).min().unwrap_or(if alone { many } else { 0 });
-    Cell {
-        workload,
-        ours: median(ours),
-        c: median(c.iter().map(|c| c.ns).collect()),
-        c_segments: segments,
-        c_cut: segments < many,
-        null: median(null),
-    }
+    let cell = |(&workload, samples): (&Workload, Samples)| {
+        let many = many(&workload);
+        let segments = samples.c.iter().map(|c| c.segments).min().unwrap_or(if alone { many } else { 0 });
+        Cell {
+            workload,
+            ours: median(samples.ours),
+            c: median(samples.c.iter().map(|c| c.ns).collect()),
+            c_segments: segments,
+            c_cut: segments < many,
+            null: median(samples.null),
+        }
+    };
+    workloads.iter().zip(all).map(cell).collect()
 }
 
 fn main() -> io::Result<()> {
@@ -74,12 +98,14 @@ fn main() -> io::Result<()> {
                 "loss", "window", "ours", "ikcp.c", "null", "ratio", "net"
             );
             for &loss in &args.losses {
-                let mut cells = Vec::new();
-                for &window in &args.windows {
-                    let cell = cell(Workload { pattern, size, window, loss }, args.quick, args.alone);
+                let workloads: Vec<_> =
+                    args.windows.iter().map(|&window| Workload { pattern, size, window, loss }).collect();
+                let cells = row(&workloads, args.quick, args.alone);
+                for cell in &cells {
                     println!(
-                        "{:>5}% {window:>8} {:>8.0} {:>9.0} {:>8.0} {:>8.2} {:>8.2}{}",
+                        "{:>5}% {:>8} {:>8.0} {:>9.0} {:>8.0} {:>8.2} {:>8.2}{}",
                         loss * 100.0,
+                        cell.workload.window,
                         cell.ours,
                         cell.c,
                         cell.null,
@@ -92,9 +118,8 @@ fn main() -> io::Result<()> {
                         }
                     );
                     if let Some(json) = &mut json {
-                        writeln!(json, "{}", serde_json::to_string(&cell)?)?;
+                        writeln!(json, "{}", serde_json::to_string(cell)?)?;
                     }
-                    cells.push(cell);
                 }
                 let (Some(first), Some(last)) = (cells.first(), cells.last()) else { continue };
                 let growth = Cell::growth(first, last);
