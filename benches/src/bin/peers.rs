@@ -125,7 +125,7 @@ fn main() -> io::Result<()> {
     let args = Args::parse();
     raise_limits();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     if let Some(Command::Serve { peer, window }) = args.command {
         if peer.has_threads() {
             let runtime =
@@ -133,7 +133,7 @@ fn main() -> io::Result<()> {
             return runtime.block_on(server_main(peer, window));
         }
         pin(SERVER_CPU);
-        return runtime.block_on(server_main(peer, window));
+        return runtime()?.block_on(server_main(peer, window));
     }
     pin(CLIENT_CPU);
     let mut json = args.json.map(File::create).transpose()?;
@@ -162,8 +162,11 @@ fn main() -> io::Result<()> {
                     continue;
                 }
                 let before = Placement::probe();
+                // Whose end takes what is left of the contestant with it: sockets and tasks that linger.
+                let runtime = runtime()?;
                 // In a task, as applications run: waking what `block_on` itself runs costs a system call.
                 let done = runtime.block_on(runtime.spawn(run(*peer, window, workload)));
+                drop(runtime);
                 let placement = before.and(Placement::probe());
                 let mut line = json!({
                     "workload": name, "window": window, "peer": peer.name(), "round": round, "quick": args.quick,
