@@ -192,7 +192,8 @@ impl SessionConfig {
     }
 
     /// The session ends with [`DeadLink`](crate::CloseReason::DeadLink) when one segment was sent this often:
-    /// default 20 (`IKCP_DEADLINK`). With backoff that takes minutes; `user_timeout` usually strikes first.
+    /// default 20 (`IKCP_DEADLINK`), which with backoff takes half a minute in modes 1 and 2 and many minutes in mode 0, where
+    /// `user_timeout` strikes first. What the first in flight asks in between does not count.
     #[must_use]
     pub fn dead_link(mut self, transmissions: u32) -> Self {
         self.dead_link = transmissions;

@@ -52,6 +52,8 @@ struct Applied {
     fresh: u32,
     /// Segments that were.
     repeated: bool,
+    /// ACKs of what was in flight.
+    acked: u32,
 
     /// Latest `sent_at` among the ACKs whose echo is exact.
     sample: Option<Timestamp>,
@@ -119,7 +121,8 @@ impl Engine {
             let micros = crate::time::saturating_micros(rtt);
             // An ikcp peer acknowledges at its next tick; ours say how long they take.
             let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
-            self.rtt.sample(micros, applied.held, tick, self.params.min_rto);
+            let stands_for = covered.max(applied.acked);
+            self.rtt.sample(micros, applied.held, stands_for, tick, self.params.min_rto);
         }
         if covered > 0 && self.inflight.is_empty() {
             self.queue.release();
@@ -226,6 +229,7 @@ impl Engine {
     fn apply_ack(&mut self, header: &Header, applied: &mut Applied) -> bool {
         match self.inflight.on_ack(header.sn, header.ts) {
             AckOutcome::Acked { sent_at: Some(sent_at) } => {
+                applied.acked = applied.acked.saturating_add(1);
                 if applied.sample.is_none_or(|latest| latest <= sent_at) {
                     applied.sample = Some(sent_at);
                     applied.held = if self.una_suffices { u64::from(header.frg) * HELD_UNIT } else { 0 };

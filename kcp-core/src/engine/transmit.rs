@@ -6,7 +6,7 @@ use super::Engine;
 use crate::ack::{AckRun, MAX_LATER};
 use crate::num::{size, wide};
 use crate::rtt::RttEstimator;
-use crate::send::inflight::{Cause, SMALL};
+use crate::send::inflight::{Cause, Resend, SMALL};
 use crate::seq::Seq;
 use crate::stats::bump;
 use crate::time::Timestamp;
@@ -174,13 +174,14 @@ impl Engine {
             writer
                 .push(&Header { sn, frg: slot.frg, len: wire_len(slot.data.len()), ..template }, &slot.data);
             // A peer that has no room is not dead for that, nor a path that loses much and lets something through.
-            let often = slot.xmit.saturating_add(1) >= self.params.dead_link;
+            let often = slot.next_xmit(cause) >= self.params.dead_link;
             self.dead |= wanted && often && self.progress_at <= slot.sent_at;
             // A small one costs little, and its repetition is lost as easily: backoff begins with the next.
             let again = nodelay > 0 && slot.xmit == 1 && slot.data.len() <= SMALL;
             let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
-            let protect = self.may_copy();
-            self.inflight.resent(ts, now, rto, backoff, wanted, protect);
+            let gap = if nodelay == 0 { u64::MAX } else { rto.max(LONGEST_SILENCE) };
+            let sending = Resend { ts, rto, gap, wanted, protect: self.may_copy() };
+            self.inflight.resent(now, &sending, backoff);
             self.note_proof(sn, ts);
             self.stats.rarely(|rare| match cause {
                 Cause::Fast => &mut rare.fast_retransmits,
@@ -510,6 +511,9 @@ const MAX_BACKOFF: u64 = 60_000_000;
 /// In modes 1 and 2, which are for low latency: after a burst of losses a lone segment must not wait much longer than a path
 /// takes to recover.
 const MAX_FAST_BACKOFF: u64 = 2_000_000;
+
+/// And the first in flight, which everything waits for, asks in between whether the path is back.
+const LONGEST_SILENCE: u64 = 500_000;
 
 /// Appends a segment whose payload is not data.
 pub(super) fn append(header: Header, payload: &[u8], buf: &mut Vec<u8>) {

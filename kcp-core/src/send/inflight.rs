@@ -31,7 +31,7 @@ pub(crate) struct Slot {
     acked: bool,
     /// Waits in `due`.
     due: bool,
-    /// Transmissions so far, but for those into a closed window after the second; at least 1.
+    /// Transmissions so far, but for those into a closed window after the second, and those within a timeout; at least 1.
     pub(crate) xmit: u32,
     /// `ts` of the latest transmission, which its ACK echoes.
     ts: u32,
@@ -39,12 +39,28 @@ pub(crate) struct Slot {
     pub(crate) sent_at: Timestamp,
     /// Position of the latest transmission in send order.
     order: u64,
-    /// Microseconds; grows with every timeout. 0 until it was sent again.
-    rto: u64,
+    /// Microseconds; grows with every timeout. 0 until it was sent again. Both are at most the longest RTO, a minute.
+    rto: u32,
+    /// What is left of it when the deadline that is set has passed: the first in flight is sent in between.
+    left: u32,
     /// Copies that have ridden along in other datagrams since the latest transmission.
     rides: u8,
     /// The timeout was put off, since a copy has ridden along.
     deferred: bool,
+}
+
+/// How a segment is sent again.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Resend {
+    pub(crate) ts: u32,
+    /// That of a segment sent now.
+    pub(crate) rto: u64,
+    /// The first in flight, which all others wait for, is sent at least so often, in microseconds, however long its timeout has become.
+    pub(crate) gap: u64,
+    /// The peer has room for it; otherwise this asks whether it has, and does not count as a failure.
+    pub(crate) wanted: bool,
+    /// A copy of a small one rides along with something later.
+    pub(crate) protect: bool,
 }
 
 /// A transmission that is not its segment's latest: one before it, or a copy that rode along in a datagram with room. Its
@@ -247,6 +263,7 @@ impl Inflight {
             sent_at: now,
             order,
             rto: 0,
+            left: 0,
             rides: 0,
             deferred: false,
         });
@@ -590,8 +607,8 @@ impl Inflight {
         let Some(Repairs { deadlines, .. }) = self.repairs.get_mut() else { return };
         let mut sn = self.una;
         for slot in &mut self.slots {
-            if !slot.acked && !slot.due && slot.rto > rto {
-                slot.rto = rto;
+            if !slot.acked && !slot.due && u64::from(slot.rto) > rto {
+                (slot.rto, slot.left) = (micros(rto), 0);
                 // The entry with the old deadline is stale once this one has ended.
                 deadlines.push(Reverse((slot.sent_at.plus_micros(rto), slot.order, sn.value())));
             }
@@ -671,33 +688,27 @@ impl Inflight {
         self.repairs.get().is_some_and(|repairs| !repairs.stalled.is_empty())
     }
 
-    /// Books the transmission of what [`peek_due`](Self::peek_due) returned. `backoff` maps the segment's last RTO
-    /// to the next one after a timeout; `rto` is that of a segment sent now. `wanted`: the peer has
-    /// room for it; otherwise this asks whether it has, and does not count as a failure. `protect`: a copy of a small one rides along with
-    /// something later.
-    pub(crate) fn resent(
-        &mut self,
-        ts: u32,
-        now: Timestamp,
-        rto: u64,
-        backoff: impl Fn(u64) -> u64,
-        wanted: bool,
-        protect: bool,
-    ) {
+    /// Books the transmission of what [`peek_due`](Self::peek_due) returned.
+    pub(crate) fn resent(&mut self, now: Timestamp, sending: &Resend, backoff: impl Fn(u64) -> u64) {
         let Some((sn, cause)) = self.repairs.get_mut().and_then(|repairs| repairs.due.pop_front()) else {
             return;
         };
+        let &Resend { ts, rto, gap, wanted, protect } = sending;
         let order = self.take_order();
         self.last_sent = now;
+        let first = sn == self.una;
         let Some(slot) = self.get_mut(sn) else { return };
-        let last = if slot.xmit == 1 { rto } else { slot.rto };
-        slot.rto = match cause {
-            Cause::Timeout => backoff(last),
-            Cause::Fast | Cause::Probe => last,
-        };
+        let in_between = slot.is_in_between(cause);
+        if !in_between {
+            let last = if slot.xmit == 1 { rto } else { u64::from(slot.rto) };
+            slot.rto = micros(if cause == Cause::Timeout { backoff(last) } else { last });
+            slot.left = slot.rto;
+        }
+        let wait = if first { slot.left.min(micros(gap)) } else { slot.left };
+        slot.left = slot.left.saturating_sub(wait);
         slot.due = false;
         let len = slot.data.len();
-        if wanted || slot.xmit == 1 {
+        if (wanted && !in_between) || slot.xmit == 1 {
             slot.xmit = slot.xmit.saturating_add(1);
         }
         let before = Sending { sn, ts: slot.ts, sent_at: slot.sent_at };
@@ -707,7 +718,7 @@ impl Inflight {
         slot.rides = 0;
         slot.deferred = false;
         let ride = protect && slot.data.len() <= SMALL;
-        let deadline = now.plus_micros(slot.rto);
+        let deadline = now.plus_micros(u64::from(wait));
         self.lost = self.lost.saturating_sub(len);
         self.note(before);
         if ride {
@@ -732,6 +743,10 @@ impl Inflight {
     }
 }
 
+fn micros(time: u64) -> u32 {
+    u32::try_from(time).unwrap_or(u32::MAX)
+}
+
 /// Counts a segment that is to be sent again.
 const fn lose(lost: &mut usize, ever_lost: &mut u64, slot: &mut Slot) {
     slot.due = true;
@@ -754,6 +769,16 @@ fn find_mut(slots: &mut VecDeque<Slot>, una: Seq, sn: Seq) -> Option<&mut Slot> 
 }
 
 impl Slot {
+    /// Within a timeout that has not ended: nothing grows for it, and it does not count.
+    fn is_in_between(&self, cause: Cause) -> bool {
+        cause == Cause::Timeout && self.left > 0
+    }
+
+    /// What [`xmit`](Self::xmit) will be once it is sent again.
+    pub(crate) fn next_xmit(&self, cause: Cause) -> u32 {
+        self.xmit.saturating_add(u32::from(!self.is_in_between(cause)))
+    }
+
     /// Whether transmission `order` is its latest, and it is neither acknowledged nor about to be repeated.
     const fn is_latest(&self, order: u64) -> bool {
         self.order == order && !self.acked && !self.due
@@ -768,6 +793,7 @@ mod tests {
     use alloc::vec::Vec;
 
     const RTO: u64 = 100_000;
+    const RESEND: Resend = Resend { ts: 0, rto: RTO, gap: u64::MAX, wanted: true, protect: true };
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -786,7 +812,7 @@ mod tests {
         let mut out = Vec::new();
         while let Some((sn, cause, _)) = ring.peek_due() {
             out.push((sn.value(), cause));
-            ring.resent(5000, now, RTO, |rto| rto * 2, true, true);
+            ring.resent(now, &Resend { ts: 5000, ..RESEND }, |rto| rto * 2);
         }
         out
     }
@@ -1276,7 +1302,7 @@ mod tests {
                     let model = naive.get_mut(&n).unwrap();
                     assert!(model.due && !model.acked);
                     assert_eq!(model.xmit, slot.xmit);
-                    ring.resent(order as u32, at(now), RTO, |rto| rto, true, true);
+                    ring.resent(at(now), &Resend { ts: order as u32, ..RESEND }, |rto| rto);
                     model.due = false;
                     model.xmit += 1;
                     model.order = order;

@@ -52,6 +52,41 @@ fn resend_0_leaves_it_to_the_timeout() {
     assert_eq!(end.poll_timeout(), Some(at(0) + end.stats().rto));
 }
 
+/// When which segments leave of two that nothing comes back for, until the link counts as dead.
+fn in_silence(nodelay: u8) -> (Vec<u64>, Vec<u64>) {
+    let config = quiet().nodelay(NoDelay { nodelay, ..NoDelay::TURBO }).user_timeout(None);
+    let (mut end, _) = with_in_flight(config, 2);
+    let mut times = (vec![], vec![]);
+    while end.close_reason().is_none() {
+        let now = end.poll_timeout().unwrap();
+        end.handle_timeout(now);
+        for (cmd, sn, _) in sent(&mut end, now) {
+            assert_eq!(cmd, Push);
+            let times = if sn == 0 { &mut times.0 } else { &mut times.1 };
+            times.push(now.as_micros() / 1000);
+        }
+    }
+    assert_eq!(end.close_reason(), Some(CloseReason::DeadLink));
+    times
+}
+
+#[test]
+fn the_first_in_flight_asks_twice_a_second_whether_the_path_is_back() {
+    let gaps = |times: &[u64]| times.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
+    for (nodelay, longest) in [(1, 2000), (2, 1900)] {
+        let (first, second) = in_silence(nodelay);
+        assert_eq!(gaps(&first).iter().max(), Some(&500), "mode {nodelay}");
+        assert_eq!(gaps(&second).iter().max(), Some(&longest), "mode {nodelay}: all others wait");
+        // Twenty transmissions make a dead link, and what asks in between is none of them.
+        assert!(first.len() > 25, "{first:?}");
+        assert!(second.len() <= 20, "{second:?}");
+        let ends: Vec<_> = second.iter().filter(|time| first.contains(time)).collect();
+        assert_eq!(ends.len(), second.len(), "when its timeout ends, so does that of the first");
+    }
+    let (first, _) = in_silence(0);
+    assert!(*gaps(&first).iter().max().unwrap() > 50_000, "{first:?}");
+}
+
 #[test]
 fn early_retransmit_needs_one_ack_when_nothing_new_waits() {
     let (mut end, _) = with_in_flight(quiet().early_retransmit(true), 3);
