@@ -52,8 +52,6 @@ struct Applied {
     fresh: u32,
     /// Segments that were.
     repeated: bool,
-    /// ACKs of what was in flight.
-    acked: u32,
 
     /// Latest `sent_at` among the ACKs whose echo is exact.
     sample: Option<Timestamp>,
@@ -76,6 +74,7 @@ impl Engine {
 
         let (una_before, closed_before) = (self.inflight.una(), self.peer_window == 0);
         let unacked_before = self.inflight.bytes();
+        let in_flight_before = self.inflight.unacked();
         let mut una = una_before;
         let had_hole = !self.assembler.is_empty();
         let mut heard = Heard::default();
@@ -121,7 +120,7 @@ impl Engine {
             let micros = crate::time::saturating_micros(rtt);
             // An ikcp peer acknowledges at its next tick; ours say how long they take.
             let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
-            let stands_for = covered.max(applied.acked);
+            let stands_for = in_flight_before.saturating_sub(self.inflight.unacked());
             self.rtt.sample(micros, applied.held, stands_for, tick, self.params.min_rto);
         }
         if covered > 0 && self.inflight.is_empty() {
@@ -229,7 +228,6 @@ impl Engine {
     fn apply_ack(&mut self, header: &Header, applied: &mut Applied) -> bool {
         match self.inflight.on_ack(header.sn, header.ts) {
             AckOutcome::Acked { sent_at: Some(sent_at) } => {
-                applied.acked = applied.acked.saturating_add(1);
                 if applied.sample.is_none_or(|latest| latest <= sent_at) {
                     applied.sample = Some(sent_at);
                     applied.held = if self.una_suffices { u64::from(header.frg) * HELD_UNIT } else { 0 };

@@ -228,6 +228,11 @@ impl Inflight {
         (self.next_order.wrapping_sub(1), self.arrived)
     }
 
+    /// Segments in flight that are not acknowledged in any way.
+    pub(crate) const fn unacked(&self) -> u32 {
+        self.unacked
+    }
+
     /// Whether something in flight is not acknowledged in any way.
     pub(crate) const fn has_unacked(&self) -> bool {
         self.unacked > 0
