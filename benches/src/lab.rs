@@ -54,6 +54,7 @@ impl Contestant {
         let have = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control")
             .unwrap_or_default();
         [
+            Self::new("ours normal", Peer::OursNormal),
             Self::new("ours fast", Peer::OursFast),
             Self::new("ours turbo", Peer::Ours),
             Self::new("ours realtime", Peer::OursRealtime),

@@ -107,7 +107,7 @@ fn measure(args: &Args, run: u64, raw: &mut File) -> Result<(), Box<dyn Error>> 
     let contestants: Vec<_> = Contestant::all()
         .into_iter()
         // The preset differs from `turbo` in what it does for small messages.
-        .filter(|one| one.name != "ours realtime")
+        .filter(|one| !["ours normal", "ours realtime"].contains(&one.name))
         .filter(|one| args.peers.is_empty() || args.peers.iter().any(|name| name == one.name))
         .collect();
     for setting in &args.setting {

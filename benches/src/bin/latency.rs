@@ -239,7 +239,13 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
         }
         let [first, second] = tables.rows.entry(*place).or_default();
         first.push(delays);
-        second.push(format!("{:.0} / {packets:.0} / {:.1} %", bytes / 1000.0, lost * 100.0));
+        // A contestant that is late has fewer bursts in the same time: per byte and per burst.
+        let (cost, each) = if work == "paced" {
+            (format!("{:.0}", bytes / 1000.0), packets)
+        } else {
+            (format!("{expansion:.2}"), cell.packets / cell.delays.len().max(1) as f64)
+        };
+        second.push(format!("{cost} / {each:.0} / {:.1} %", lost * 100.0));
         results.push(json!({
             "work": work, "pattern": pattern, "percent": percent, "peer": name, "seeds": cell.seeds,
             "failed": cell.failed, "count": cell.delays.len(), "missing": cell.missing, "mean_ms": mean,
@@ -247,7 +253,8 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
             "wire_per_byte": expansion, "lost": lost,
         }));
         let x = f64::from(*percent);
-        for (figure, y) in [("p99", p99), ("bytes", bytes / 1000.0)] {
+        let cost = if work == "paced" { bytes / 1000.0 } else { expansion };
+        for (figure, y) in [("p99", p99), ("bytes", cost)] {
             let lines = plots.entry((work.clone(), pattern.clone(), figure)).or_default();
             if !lines.iter().any(|(other, _)| other == name) {
                 lines.push((name.to_owned(), Vec::new()));
@@ -266,7 +273,8 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
             }
             text
         };
-        let text = format!("{}\nkB / packets / realised loss:\n{}\n", table(0), table(1));
+        let second = if work == "paced" { "kB / packets" } else { "Wire bytes per byte / packets per burst" };
+        let text = format!("{}\n{second} / realised loss:\n{}\n", table(0), table(1));
         into_document(document, &format!("{work} {pattern}"), &text)?;
     }
     let Some(out) = out else { return Ok(()) };
@@ -279,7 +287,11 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
             format!("64 KiB bursts, {} ms apart", PAUSE.as_millis())
         };
         let title = format!("{what}, round trip {} ms, loss {pattern}: {figure}", RTT.as_millis());
-        let y = if figure == "bytes" { "kB on the wire" } else { "ms" };
+        let y = match (figure, work.as_str()) {
+            ("bytes", "paced") => "kB on the wire",
+            ("bytes", _) => "bytes on the wire per byte",
+            _ => "ms",
+        };
         let labels = Labels { title: &title, x: "packets lost in each direction, %", y };
         plot::lines(
             &out.join(format!("latency-{work}-{figure}-{pattern}.svg")),

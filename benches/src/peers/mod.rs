@@ -26,6 +26,8 @@ pub enum Peer {
     OursShards,
     /// This one with the preset `fast`; the others of ours are `turbo`.
     OursFast,
+    /// The same with the preset `normal`.
+    OursNormal,
     /// This one with the preset `realtime`.
     OursRealtime,
     /// `tokio_kcp` 0.9.8.
@@ -53,7 +55,8 @@ impl Peer {
         [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
 
     /// Others of ours. Only when asked for.
-    pub const VARIANTS: [Self; 4] = [Self::OursThreads, Self::OursShards, Self::OursFast, Self::OursRealtime];
+    pub const VARIANTS: [Self; 5] =
+        [Self::OursThreads, Self::OursShards, Self::OursNormal, Self::OursFast, Self::OursRealtime];
 
     /// What the machine allows; for round trips and ticks.
     pub const PLAIN: [Self; 2] = [Self::Udp { acked: false }, Self::Udp { acked: true }];
@@ -87,6 +90,7 @@ impl Peer {
             Self::OursThreads => "ours-threads",
             Self::OursShards => "ours-shards",
             Self::OursFast => "ours-fast",
+            Self::OursNormal => "ours-normal",
             Self::OursRealtime => "ours-realtime",
             Self::TokioKcp => "tokio_kcp",
             Self::KcpRs => "kcp-rs",

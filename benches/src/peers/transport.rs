@@ -47,6 +47,7 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr:
 fn ours(peer: Peer, window: u16) -> KcpConfig {
     let preset = match peer {
         Peer::OursFast => SessionConfig::fast(),
+        Peer::OursNormal => SessionConfig::normal(),
         Peer::OursRealtime => SessionConfig::realtime(),
         _ => SessionConfig::turbo(),
     };
@@ -193,9 +194,12 @@ impl Listener {
     pub async fn bind_at(peer: Peer, window: u16, at: SocketAddr) -> io::Result<Self> {
         let other = io::Error::other::<String>;
         Ok(match peer {
-            Peer::Ours | Peer::OursShared | Peer::OursThreads | Peer::OursFast | Peer::OursRealtime => {
-                Self::Ours(KcpListener::bind_with(at, ours(peer, window)).await?)
-            }
+            Peer::Ours
+            | Peer::OursShared
+            | Peer::OursThreads
+            | Peer::OursNormal
+            | Peer::OursFast
+            | Peer::OursRealtime => Self::Ours(KcpListener::bind_with(at, ours(peer, window)).await?),
             Peer::OursShards => Self::Ours(KcpListener::bind_with(at, ours(peer, window).shards(2)).await?),
             Peer::TokioKcp => Self::TokioKcp(
                 tokio_kcp::KcpListener::bind(tokio_kcp(window), at)
