@@ -179,7 +179,7 @@ impl Engine {
             // A small one costs little, and its repetition is lost as easily: backoff begins with the next.
             let again = nodelay > 0 && slot.xmit == 1 && slot.data.len() <= SMALL;
             let backoff = |last| if again { last } else { backed_off(last, rto, nodelay) };
-            let gap = if nodelay == 0 { u64::MAX } else { rto.max(LONGEST_SILENCE) };
+            let gap = if nodelay == 0 || !wanted { u64::MAX } else { rto.max(LONGEST_SILENCE) };
             let sending = Resend { ts, rto, gap, wanted, protect: self.may_copy() };
             self.inflight.resent(now, &sending, backoff);
             self.note_proof(sn, ts);
