@@ -2,6 +2,7 @@
 
 mod socket;
 mod talk;
+mod woken;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -26,6 +27,7 @@ use crate::draw::{self, Features, healed, mix, note};
 use crate::trace::{Trace, command, word};
 use socket::{Faults, Watched, lock};
 use talk::{Plan, Said, Whose, at_most, converse, kind};
+use woken::woken;
 
 /// After the healing, until every conversation has ended.
 const CONVERGENCE: Duration = Duration::from_secs(240);
@@ -49,6 +51,8 @@ pub(crate) struct Shared {
     /// How often somebody may have come in the place of who was spoken to: restarts of the server, and new addresses, to which
     /// a tombstone does not follow.
     upheavals: AtomicU64,
+    /// The server was started anew.
+    restarted: AtomicBool,
     /// Conversations of which a server's end was dropped before it heard whose it was.
     unheard: Mutex<BTreeSet<u32>>,
     /// No new conversations.
@@ -119,6 +123,10 @@ impl Shared {
 
     fn upheavals(&self) -> u64 {
         self.upheavals.load(Ordering::Relaxed)
+    }
+
+    fn has_restarted(&self) -> bool {
+        self.restarted.load(Ordering::Relaxed)
     }
 
     fn is_stopped(&self) -> bool {
@@ -221,6 +229,7 @@ impl Host {
     fn restart(&self) -> Result<(), String> {
         self.shared.note(self.who, "restart", [0; 3]);
         if self.who == 0 {
+            self.shared.restarted.store(true, Ordering::Relaxed);
             self.shared.upheavals.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(process) = lock(&self.process).take() {
@@ -283,6 +292,7 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
         bell: Notify::new(),
         over: AtomicBool::new(false),
         upheavals: AtomicU64::new(0),
+        restarted: AtomicBool::new(false),
         unheard: Mutex::default(),
         stopped: AtomicBool::new(false),
         calm,
@@ -506,7 +516,7 @@ async fn accept(server: Host, talk: Talk, seed: u64, handlers: Handlers) {
             continue;
         };
         let polls = dice.maybe(0.2, |dice| dice.below(3));
-        match at_most(polls, endpoint.accept()).await {
+        match at_most(polls, woken(endpoint.accept())).await {
             None => sleep(Duration::from_millis(dice.below(3))).await,
             Some(Ok((stream, _))) => {
                 let plan = Plan::draw(&mut dice, &talk);
@@ -541,7 +551,7 @@ async fn dial(
             Some(endpoint.connect_lazy(server))
         } else {
             let polls = dice.maybe(if talk.calm { 0.0 } else { 0.1 }, |dice| dice.below(4));
-            at_most(polls, endpoint.connect(server)).await
+            at_most(polls, woken(endpoint.connect(server))).await
         };
         let stream = match connected {
             None => {
@@ -691,7 +701,7 @@ async fn silence(hosts: &[Host]) -> Result<(), String> {
     for host in hosts {
         let Some(endpoint) = host.endpoint() else { continue };
         endpoint.stop_accepting();
-        if timeout(SILENCE, endpoint.wait_idle()).await.is_err() {
+        if timeout(SILENCE, woken(endpoint.wait_idle())).await.is_err() {
             return Err(format!(
                 "sessions live on {} s after the last stream: {}",
                 SILENCE.as_secs(),
