@@ -1,5 +1,6 @@
 //! The stack's world: a server, clients and a network, all tasks of one thread under paused time.
 
+mod after;
 mod socket;
 mod talk;
 mod woken;

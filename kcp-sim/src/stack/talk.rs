@@ -137,16 +137,18 @@ fn cut(dice: &mut Dice, chance: f64) -> Option<u64> {
 }
 
 /// What reader and writer of one end know.
-struct End {
-    whose: Whose,
+pub(super) struct End {
+    pub(super) whose: Whose,
     plan: Plan,
-    shared: Arc<Shared>,
-    session: SessionHandle,
-    conv: u32,
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: SessionHandle,
+    pub(super) conv: u32,
     /// The conversation, once it is known.
     known: Mutex<Option<u64>>,
     /// The writer's error was a reset: it is told once, and then the stream has ended, as with TCP.
-    told: AtomicBool,
+    pub(super) told: AtomicBool,
+    /// What the reader was told in the end, if it was.
+    pub(super) ended: Mutex<Option<Result<(), ErrorKind>>>,
 }
 
 impl End {
@@ -207,53 +209,17 @@ pub(super) async fn converse(stream: KcpStream, whose: Whose, plan: Plan, shared
         conv,
         known: Mutex::new(whose.id),
         told: AtomicBool::new(false),
+        ended: Mutex::new(None),
     };
     let to_server = end.to_server();
     if let Some(id) = whose.id {
         end.shared.ledger(id, !to_server, |said| said.readers += 1);
     }
-    let (reader, writer) = stream.into_split();
+    let (mut reader, writer) = stream.into_split();
     let talk = async {
-        let mut read = pin!(listen(&end, reader, seed ^ 1));
-        // A server learns from the first bytes what it is asked.
-        let mut write = pin!(async {
-            let id = loop {
-                let id = end.known();
-                if let Some(id) = id {
-                    break Some(id);
-                }
-                if end.shared.is_over() {
-                    break None;
-                }
-                sleep(Duration::from_millis(50)).await;
-            };
-            match id {
-                Some(id) => {
-                    let spoken = speak(&end, writer, id, seed ^ 2).await;
-                    let reset = spoken.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
-                    end.told.store(reset, Ordering::Relaxed);
-                }
-                None => drop(writer),
-            }
-        });
-        let (mut heard, mut said) = (None, false);
-        poll_fn(|cx| {
-            if heard.is_none()
-                && let Poll::Ready(result) = read.as_mut().poll(cx)
-            {
-                heard = Some(result);
-                // Who never says who it is will not be answered.
-                if end.known().is_none() {
-                    return Poll::Ready(());
-                }
-            }
-            if !said && write.as_mut().poll(cx).is_ready() {
-                said = true;
-            }
-            if heard.is_some() && said { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        heard.unwrap_or((0, false))
+        let heard = both(&end, &mut reader, writer, seed).await;
+        end.check_reader(&mut reader);
+        heard
     };
     let (read, natural) = match leave {
         None => talk.await,
@@ -274,13 +240,49 @@ pub(super) async fn converse(stream: KcpStream, whose: Whose, plan: Plan, shared
     }
 }
 
-async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) -> io::Result<()> {
+/// Both directions until they are over; what the reader got.
+async fn both(end: &End, reader: &mut OwnedReadHalf, writer: OwnedWriteHalf, seed: u64) -> (u64, bool) {
+    let mut read = pin!(listen(end, reader, seed ^ 1));
+    // A server learns from the first bytes what it is asked.
+    let mut write = pin!(async {
+        let id = loop {
+            let id = end.known();
+            if let Some(id) = id {
+                break Some(id);
+            }
+            if end.shared.is_over() {
+                break None;
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        match id {
+            Some(id) => speak(end, writer, id, seed ^ 2).await,
+            None => drop(writer),
+        }
+    });
+    let (mut heard, mut said) = (None, false);
+    poll_fn(|cx| {
+        if heard.is_none()
+            && let Poll::Ready(result) = read.as_mut().poll(cx)
+        {
+            heard = Some(result);
+            // Who never says who it is will not be answered.
+            if end.known().is_none() {
+                return Poll::Ready(());
+            }
+        }
+        if !said && write.as_mut().poll(cx).is_ready() {
+            said = true;
+        }
+        if heard.is_some() && said { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    heard.unwrap_or((0, false))
+}
+
+async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) {
     let End { whose, plan, shared, .. } = end;
     let who = whose.who;
-    let failed = |what, error: io::Error| {
-        shared.failure(who, what, &error);
-        Err(error)
-    };
     let mut dice = Dice::new(seed);
     let to_server = end.to_server();
     let mut at = 0;
@@ -300,13 +302,17 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) -> io:
             }
             Some(Ok(n)) if n == 0 || n > buf.len() => {
                 shared.broken(format!("a write of {len} bytes took {n}"));
-                return Ok(());
+                return;
             }
             Some(Ok(n)) => {
                 at += n as u64;
                 shared.ledger(id, to_server, |said| said.taken = said.taken.max(at));
             }
-            Some(Err(error)) => return failed("write failed", error),
+            Some(Err(error)) => {
+                end.check_write_error(error.kind());
+                shared.failure(who, "write failed", &error);
+                return end.check_writer(&mut writer, false);
+            }
         }
         if plan.gap > 0 && !shared.is_healed() {
             sleep(Duration::from_millis(plan.gap)).await;
@@ -314,12 +320,14 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) -> io:
         if dice.chance(0.05)
             && let Err(error) = woken(writer.flush()).await
         {
-            return failed("flush failed", error);
+            end.check_ending("a flush", Some(Err(error.kind())));
+            shared.failure(who, "flush failed", &error);
+            return end.check_writer(&mut writer, false);
         }
     }
     shared.ledger(id, to_server, |said| (said.shut, said.written) = (true, at));
     if plan.drop_half {
-        return Ok(());
+        return;
     }
     // Whoever learns later that its peer is one of ours has been told before that all was delivered.
     let tells = end.session.is_extended();
@@ -333,9 +341,13 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) -> io:
                 let whole = !whose.is_deceived(shared);
                 let acked = whole && tells;
                 shared.ledger(id, to_server, |said| (said.shutdown_ok, said.end_acked) = (whole, acked));
-                return Ok(());
+                return end.check_writer(&mut writer, true);
             }
-            Some(Err(error)) => return failed("shutdown failed", error),
+            Some(Err(error)) => {
+                end.check_ending("a shutdown", Some(Err(error.kind())));
+                shared.failure(who, "shutdown failed", &error);
+                return end.check_writer(&mut writer, false);
+            }
         }
         if dice.chance(0.5) {
             // Something else meanwhile.
@@ -345,7 +357,7 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) -> io:
 }
 
 /// How much was read, and whether to the end, or an error.
-async fn listen(end: &End, mut reader: OwnedReadHalf, seed: u64) -> (u64, bool) {
+async fn listen(end: &End, reader: &mut OwnedReadHalf, seed: u64) -> (u64, bool) {
     let End { whose, plan, shared, conv, .. } = end;
     let mut dice = Dice::new(seed);
     let who = whose.who;
@@ -365,7 +377,7 @@ async fn listen(end: &End, mut reader: OwnedReadHalf, seed: u64) -> (u64, bool) 
             let read = poll_fn(|cx| {
                 gate.poll(cx, |cx| {
                     let mut space = ReadBuf::new(&mut buf[..size]);
-                    ready!(Pin::new(&mut reader).poll_read(cx, &mut space))?;
+                    ready!(Pin::new(&mut *reader).poll_read(cx, &mut space))?;
                     Poll::Ready(Ok::<_, io::Error>(space.filled().len()))
                 })
             });
@@ -373,7 +385,7 @@ async fn listen(end: &End, mut reader: OwnedReadHalf, seed: u64) -> (u64, bool) 
                 break read;
             }
             silent += 1;
-            if let Some(natural) = end.is_silence_enough(&reader, at, silent) {
+            if let Some(natural) = end.is_silence_enough(reader, at, silent) {
                 return (at, natural);
             }
         };
@@ -387,6 +399,9 @@ async fn listen(end: &End, mut reader: OwnedReadHalf, seed: u64) -> (u64, bool) 
                 if error.kind() == ErrorKind::WouldBlock {
                     shared.broken("an awaited read says WouldBlock".into());
                 }
+                end.check_read_error(error.kind());
+                *lock(&end.ended) = Some(Err(error.kind()));
+                end.check_reader(reader);
                 shared.failure(who, "read failed", &error);
                 return (at, true);
             }
@@ -400,6 +415,8 @@ async fn listen(end: &End, mut reader: OwnedReadHalf, seed: u64) -> (u64, bool) 
         let mut data = &buf[..n];
         if n == 0 {
             shared.note(who, "end", [at, 0, 0]);
+            *lock(&end.ended) = Some(Ok(()));
+            end.check_reader(reader);
             if let Some(id) = end.known() {
                 let said = shared.ledger(id, !to_server, |said| said.clone());
                 // Whoever did not hear who it is was dropped, which is an end.
