@@ -39,7 +39,7 @@ impl End {
         self.session.close_reason().map(kind_of)
     }
 
-    fn wrong(&self, what: String) {
+    pub(super) fn wrong(&self, what: String) {
         let Self { shared, session, conv, whose, .. } = self;
         shared.broken(format!("{what} ({:?}, conv {conv}, {})", session.close_reason(), whose.who));
     }

@@ -4,16 +4,17 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kcp_netsim::{SimNet, SimSocket};
-use kcp_tokio::{DatagramSocket, Sink};
+use kcp_tokio::{DatagramSocket, KcpEndpoint, Sink};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::dice::Dice;
 use crate::stack::Shared;
+use crate::stack::limits::Limits;
 
 /// Polls of one socket at one instant, beyond which its driver spins.
 const POLLS: u32 = 500;
@@ -37,6 +38,8 @@ pub(super) struct Watched {
     /// None: its process was killed.
     socket: Mutex<Option<Arc<SimSocket>>>,
     state: Mutex<State>,
+    /// Whose it is.
+    watched: Mutex<Option<(Weak<KcpEndpoint>, Limits)>>,
 }
 
 #[derive(Debug)]
@@ -66,7 +69,22 @@ impl Watched {
             shared: shared.clone(),
             socket: Mutex::new(Some(net.bind(addr)?)),
             state: Mutex::new(state),
+            watched: Mutex::new(None),
         }))
+    }
+
+    pub(super) fn watch(&self, endpoint: &Arc<KcpEndpoint>, limits: Limits) {
+        *lock(&self.watched) = Some((Arc::downgrade(endpoint), limits));
+    }
+
+    pub(super) fn check_limits(&self) {
+        let watched = lock(&self.watched).clone();
+        if let Some((endpoint, limits)) = watched
+            && let Some(endpoint) = endpoint.upgrade()
+            && let Err(wrong) = limits.check(&endpoint, self.shared.streams(self.who))
+        {
+            self.shared.broken(format!("{}: {wrong}", self.who));
+        }
     }
 
     /// As when the process dies: nothing leaves any more, and the address is free.
@@ -98,6 +116,8 @@ impl DatagramSocket for Watched {
                 return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
             }
         }
+        // No session is locked here.
+        self.check_limits();
         socket.poll_recv(cx, sink)
     }
 

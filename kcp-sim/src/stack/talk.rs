@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use kcp_tokio::{KcpStream, OwnedReadHalf, OwnedWriteHalf, SessionHandle};
+use kcp_tokio::{CloseReason, KcpError, KcpStream, OwnedReadHalf, OwnedWriteHalf, SessionHandle};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{sleep, timeout};
 
@@ -16,7 +16,7 @@ use super::socket::lock;
 use super::woken::{Gate, woken};
 use crate::dice::Dice;
 use crate::draw::{differs, fill, mix};
-use crate::stack::{Shared, Talk};
+use crate::stack::{LONGEST_MESSAGE, Shared, Talk};
 
 /// What an end means to do, drawn from the conversation's number.
 #[derive(Clone, Debug)]
@@ -34,21 +34,25 @@ pub(super) struct Plan {
     abort: bool,
     /// Drops the writing half instead of awaiting its shutdown.
     drop_half: bool,
+    /// Drops the reading half when it has read so much.
+    deaf: Option<u64>,
     /// Nobody tells the end of a stream.
     plain: bool,
+    /// Then silence is told as one.
+    idle_is_eof: bool,
     /// Chance that an operation is dropped at one of its first polls.
     cancel: f64,
 }
 
 impl Plan {
-    pub(super) fn draw(dice: &mut Dice, talk: &Talk) -> Self {
+    pub(super) fn draw(dice: &mut Dice, later: &mut Dice, talk: &Talk, idle_is_eof: bool) -> Self {
         let Talk { calm, plain, message, mss, most } = *talk;
         let chunk = match dice.below(3) {
             0 => (1, 20),
             1 => (1, 1500),
             _ => (1, 40_000),
         };
-        let chunk = if message { (1, chunk.1.min(mss * 8)) } else { chunk };
+        let chunk = if message { (1, chunk.1.min(mss * LONGEST_MESSAGE)) } else { chunk };
         let total = dice.log(1, 60_000).min(chunk.1 * 150).min(most);
         Self {
             total,
@@ -61,7 +65,9 @@ impl Plan {
                 .maybe(if calm { 0.0 } else { 0.15 }, |dice| Duration::from_millis(dice.log(1, 20_000))),
             abort: dice.coin(),
             drop_half: dice.chance(0.3),
+            deaf: later.maybe(0.12, |later| later.log(1, 20_000)),
             plain,
+            idle_is_eof,
             cancel: if dice.coin() { 0.0 } else { dice.unit() * 0.5 },
         }
     }
@@ -78,6 +84,10 @@ pub(super) struct Said {
     /// The end of the stream was announced, or the stream dropped.
     pub(super) shut: bool,
     pub(super) shutdown_ok: bool,
+    /// Nobody reads any more: the reading half was dropped.
+    pub(super) deaf: bool,
+    /// So was the writing half.
+    pub(super) gone: bool,
     /// The peer has acknowledged the end.
     pub(super) end_acked: bool,
     /// How many have begun to read it: more than one where a beginning has reached the server twice.
@@ -162,6 +172,30 @@ impl End {
 }
 
 impl End {
+    /// A half has been dropped: if the other one was before, what is unread resets the session, and what is unsent is lost.
+    fn leave_unread(&self) {
+        if let Some(id) = self.known().filter(|_| self.plan.drop_half) {
+            let deaf = self.shared.ledger(id, !self.to_server(), |said| said.deaf);
+            self.shared.ledger(id, self.to_server(), |said| said.left |= deaf && said.shut);
+        }
+    }
+
+    /// One of both does not read: who writes to it may wait until it is too long.
+    fn is_excused(&self) -> bool {
+        let deaf = |id, to_server| self.shared.ledger(id, to_server, |said| said.deaf || said.left);
+        self.known().is_some_and(|id| deaf(id, true) || deaf(id, false))
+    }
+
+    /// Writing has failed: not because the peer has dropped the half that reads, as long as it has the other.
+    fn check_deafness(&self, kind: ErrorKind) {
+        let Some(id) = self.known().filter(|_| self.shared.calm) else { return };
+        let deaf = self.shared.ledger(id, self.to_server(), |said| said.deaf);
+        let gone = self.shared.ledger(id, !self.to_server(), |said| said.gone);
+        if deaf && !gone && kind != ErrorKind::TimedOut {
+            self.wrong(format!("the peer has dropped its reading half alone, and a writer is told {kind:?}"));
+        }
+    }
+
     /// A read has waited for so many seconds: whether that is an end, and if so whether a natural one.
     fn is_silence_enough(&self, reader: &OwnedReadHalf, at: u64, silent: u32) -> Option<bool> {
         let (shared, who) = (&self.shared, self.whose.who);
@@ -215,10 +249,14 @@ pub(super) async fn converse(stream: KcpStream, whose: Whose, plan: Plan, shared
     if let Some(id) = whose.id {
         end.shared.ledger(id, !to_server, |said| said.readers += 1);
     }
-    let (mut reader, writer) = stream.into_split();
+    *lock(&end.shared.streams).entry(whose.who).or_default() += 1;
+    let (reader, writer) = stream.into_split();
     let talk = async {
+        let mut reader = Some(reader);
         let heard = both(&end, &mut reader, writer, seed).await;
-        end.check_reader(&mut reader);
+        if let Some(reader) = &mut reader {
+            end.check_reader(reader);
+        }
         heard
     };
     let (read, natural) = match leave {
@@ -238,10 +276,20 @@ pub(super) async fn converse(stream: KcpStream, whose: Whose, plan: Plan, shared
         Some(id) => end.shared.ledger(id, !to_server, |said| said.read.push((read, natural))),
         None => drop(lock(&end.shared.unheard).insert(conv)),
     }
+    let shared = end.shared.clone();
+    drop(end);
+    if let Some(streams) = lock(&shared.streams).get_mut(&whose.who) {
+        *streams -= 1;
+    }
 }
 
 /// Both directions until they are over; what the reader got.
-async fn both(end: &End, reader: &mut OwnedReadHalf, writer: OwnedWriteHalf, seed: u64) -> (u64, bool) {
+async fn both(
+    end: &End,
+    reader: &mut Option<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    seed: u64,
+) -> (u64, bool) {
     let mut read = pin!(listen(end, reader, seed ^ 1));
     // A server learns from the first bytes what it is asked.
     let mut write = pin!(async {
@@ -256,7 +304,11 @@ async fn both(end: &End, reader: &mut OwnedReadHalf, writer: OwnedWriteHalf, see
             sleep(Duration::from_millis(50)).await;
         };
         match id {
-            Some(id) => speak(end, writer, id, seed ^ 2).await,
+            Some(id) => {
+                let to_server = end.to_server();
+                speak(end, writer, id, seed ^ 2).await;
+                end.shared.ledger(id, to_server, |said| said.gone = true);
+            }
             None => drop(writer),
         }
     });
@@ -310,7 +362,8 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) {
             }
             Some(Err(error)) => {
                 end.check_write_error(error.kind());
-                shared.failure(who, "write failed", &error);
+                end.check_deafness(error.kind());
+                shared.failure(who, "write failed", &error, end.is_excused());
                 return end.check_writer(&mut writer, false);
             }
         }
@@ -321,12 +374,14 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) {
             && let Err(error) = woken(writer.flush()).await
         {
             end.check_ending("a flush", Some(Err(error.kind())));
-            shared.failure(who, "flush failed", &error);
+            end.check_deafness(error.kind());
+            shared.failure(who, "flush failed", &error, end.is_excused());
             return end.check_writer(&mut writer, false);
         }
     }
     shared.ledger(id, to_server, |said| (said.shut, said.written) = (true, at));
     if plan.drop_half {
+        end.leave_unread();
         return;
     }
     // Whoever learns later that its peer is one of ours has been told before that all was delivered.
@@ -345,7 +400,8 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) {
             }
             Some(Err(error)) => {
                 end.check_ending("a shutdown", Some(Err(error.kind())));
-                shared.failure(who, "shutdown failed", &error);
+                end.check_deafness(error.kind());
+                shared.failure(who, "shutdown failed", &error, end.is_excused());
                 return end.check_writer(&mut writer, false);
             }
         }
@@ -357,7 +413,7 @@ async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) {
 }
 
 /// How much was read, and whether to the end, or an error.
-async fn listen(end: &End, reader: &mut OwnedReadHalf, seed: u64) -> (u64, bool) {
+async fn listen(end: &End, half: &mut Option<OwnedReadHalf>, seed: u64) -> (u64, bool) {
     let End { whose, plan, shared, conv, .. } = end;
     let mut dice = Dice::new(seed);
     let who = whose.who;
@@ -369,6 +425,13 @@ async fn listen(end: &End, reader: &mut OwnedReadHalf, seed: u64) -> (u64, bool)
         shared.healed().await;
     }
     loop {
+        if let Some(id) = end.known().filter(|_| plan.deaf.is_some_and(|most| at >= most)) {
+            shared.note(who, "deaf", [at, 0, 0]);
+            shared.ledger(id, !to_server, |said| said.deaf = true);
+            end.leave_unread();
+            *half = None;
+        }
+        let Some(reader) = half.as_mut() else { return (at, false) };
         let size = plan.slow.map_or(buf.len(), |(size, _)| (size as usize).min(16_384));
         let polls = cut(&mut dice, plan.cancel);
         // One read, however often the clock is looked at meanwhile.
@@ -402,7 +465,7 @@ async fn listen(end: &End, reader: &mut OwnedReadHalf, seed: u64) -> (u64, bool)
                 end.check_read_error(error.kind());
                 *lock(&end.ended) = Some(Err(error.kind()));
                 end.check_reader(reader);
-                shared.failure(who, "read failed", &error);
+                shared.failure(who, "read failed", &error, end.is_excused());
                 return (at, true);
             }
         };
@@ -424,7 +487,10 @@ async fn listen(end: &End, reader: &mut OwnedReadHalf, seed: u64) -> (u64, bool)
                 let unheard = at == 0 && (said.written == 0 || dropped);
                 let whole = at == said.written || (said.left && at >= said.taken);
                 let announced = said.shut && whole;
-                let excused = end.told.load(Ordering::Relaxed) || whose.is_deceived(shared);
+                let silence = plan.idle_is_eof
+                    && !end.session.is_extended()
+                    && end.session.close_reason() == Some(KcpError::Closed(CloseReason::IdleTimeout));
+                let excused = silence || end.told.load(Ordering::Relaxed) || whose.is_deceived(shared);
                 if !unheard && !announced && !excused {
                     shared.broken(format!(
                         "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x}, conv {conv}, {who})",
