@@ -19,6 +19,7 @@ use std::time::Duration;
 use kcp_netsim::{LinkConfig, Loss, SimNet};
 use kcp_tokio::layers::{Cipher, Crypt};
 use kcp_tokio::{KcpConfig, KcpEndpoint};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
@@ -407,6 +408,9 @@ async fn world(seed: u64, trace: Trace, features: &mut Features, slot: &Slot) ->
     shared.note(0, "over", [0; 3]);
     accepting.abort();
     watched.abort();
+    if calm {
+        idle(&hosts, &layers).await?;
+    }
     silence(&hosts).await?;
     check_ledger(&shared, restarts)?;
     let lasted = shared.now();
@@ -502,6 +506,11 @@ impl Later {
         Self { drawn, budgets, tight, idle_is_eof, sessions, per_ip, probes }
     }
 }
+
+/// Entries among the timers that a host's last sessions leave behind.
+const STALE: u64 = 20;
+/// Keepalives in a minute: one in 9 to 10 s, of both ends at once at worst, and the answers to them.
+const KEEPALIVES: u64 = 14;
 
 /// What the narrowest configuration lets through.
 #[derive(Copy, Clone, Debug)]
@@ -772,6 +781,52 @@ async fn watch_bounds(hosts: Vec<Host>) {
     }
 }
 
+/// What a process did in so many seconds in which its application did nothing.
+async fn work_in(hosts: &[Host], seconds: u64) -> Vec<(u32, socket::Work)> {
+    let sockets: Vec<_> =
+        hosts.iter().filter_map(|host| Some((host.who, lock(&host.process).clone()?.socket))).collect();
+    let before: Vec<_> = sockets.iter().map(|(_, socket)| socket.work()).collect();
+    sleep(Duration::from_secs(seconds)).await;
+    let since = |((who, socket), before): (&(u32, Arc<Watched>), &socket::Work)| {
+        let now = socket.work();
+        let (asked, received) = (now.asked - before.asked, now.received - before.received);
+        (*who, socket::Work { asked, received, sent: now.sent - before.sent })
+    };
+    sockets.iter().zip(&before).map(since).collect()
+}
+
+/// A session in which nothing is said costs what keeps it alive.
+async fn idle(hosts: &[Host], layers: &Layering) -> Result<(), String> {
+    let [server, client, ..] = hosts else { return Ok(()) };
+    let (Some(listening), Some(dialling)) = (server.endpoint(), client.endpoint()) else { return Ok(()) };
+    for endpoint in hosts.iter().filter_map(Host::endpoint) {
+        // What dropped streams have to say.
+        timeout(SILENCE, woken(endpoint.wait_idle()))
+            .await
+            .map_err(|_| "sessions live on in a calm world".to_owned())?;
+    }
+    let open = async {
+        let mut dialled = dialling.connect(server.addr).await?;
+        dialled.write_all(b"idle").await?;
+        let (mut accepted, _) = listening.accept().await?;
+        accepted.read_exact(&mut [0; 4]).await?;
+        Ok::<_, io::Error>((dialled, accepted))
+    };
+    let _streams = timeout(Duration::from_secs(30), woken(open))
+        .await
+        .map_err(|_| "an idle session does not open".to_owned())?
+        .map_err(|error| format!("an idle session does not open: {error}"))?;
+    // Last acknowledgements, and memory that is given back.
+    sleep(Duration::from_secs(5)).await;
+    for (who, work) in work_in(hosts, 60).await {
+        let most = KEEPALIVES * (1 + u64::from(layers.fec.map_or(0, |(_, parity)| parity)));
+        if work.sent > most || work.asked > 3 * work.received + 2 * work.sent + STALE {
+            return Err(format!("the driver of {who} has nothing but an idle session, and works: {work:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// Nothing lives, and nothing is held.
 async fn silence(hosts: &[Host]) -> Result<(), String> {
     for host in hosts {
@@ -787,6 +842,12 @@ async fn silence(hosts: &[Host]) -> Result<(), String> {
     }
     // Entries of timers and queues go with what they were for.
     sleep(Duration::from_secs(1)).await;
+    for (who, work) in work_in(hosts, 30).await {
+        // What came late is looked at, and entries among the timers whose sessions have ended; nothing else is.
+        if work.asked > 2 * work.received + STALE || work.sent > work.received {
+            return Err(format!("the driver of {who} has no sessions, and works: {work:?}"));
+        }
+    }
     for host in hosts {
         let Some(endpoint) = host.endpoint() else { continue };
         let stats = endpoint.stats();

@@ -28,6 +28,15 @@ pub(super) struct Faults {
     pub(super) full: f64,
 }
 
+/// What a socket was asked for, and what came of it, in datagrams.
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) struct Work {
+    /// Calls.
+    pub(super) asked: u64,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Watched {
     who: u32,
@@ -48,6 +57,7 @@ struct State {
     reader: Option<Waker>,
     full_until: Option<Pin<Box<Sleep>>>,
     polls: (Option<Instant>, u32),
+    work: Work,
 }
 
 impl Watched {
@@ -60,7 +70,13 @@ impl Watched {
         shared: &Arc<Shared>,
         seed: u64,
     ) -> io::Result<Arc<Self>> {
-        let state = State { dice: Dice::new(seed), reader: None, full_until: None, polls: (None, 0) };
+        let state = State {
+            dice: Dice::new(seed),
+            reader: None,
+            full_until: None,
+            polls: (None, 0),
+            work: Work::default(),
+        };
         Ok(Arc::new(Self {
             who,
             addr,
@@ -71,6 +87,10 @@ impl Watched {
             state: Mutex::new(state),
             watched: Mutex::new(None),
         }))
+    }
+
+    pub(super) fn work(&self) -> Work {
+        lock(&self.state).work
     }
 
     pub(super) fn watch(&self, endpoint: &Arc<KcpEndpoint>, limits: Limits) {
@@ -107,6 +127,7 @@ impl DatagramSocket for Watched {
         {
             let mut state = lock(&self.state);
             state.reader = Some(cx.waker().clone());
+            state.work.asked += 1;
             let now = Instant::now();
             state.polls =
                 if state.polls.0 == Some(now) { (Some(now), state.polls.1 + 1) } else { (Some(now), 1) };
@@ -118,7 +139,13 @@ impl DatagramSocket for Watched {
         }
         // No session is locked here.
         self.check_limits();
-        socket.poll_recv(cx, sink)
+        let mut datagrams = 0;
+        let received = socket.poll_recv(cx, &mut |from, run, stride| {
+            datagrams += run.len().div_ceil(stride.max(1)) as u64;
+            sink(from, run, stride);
+        });
+        lock(&self.state).work.received += datagrams;
+        received
     }
 
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
@@ -128,6 +155,7 @@ impl DatagramSocket for Watched {
                 self.shared.broken(format!("a packet of {} bytes at mtu {}", datagram.len(), self.mtu));
             }
             self.shared.packet(self.who, datagram);
+            lock(&self.state).work.sent += 1;
         }
         if !self.shared.is_healed() {
             let mut state = lock(&self.state);
