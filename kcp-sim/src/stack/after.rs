@@ -36,7 +36,12 @@ fn kinds<T>(result: io::Result<T>) -> Result<T, ErrorKind> {
 
 impl End {
     fn reason(&self) -> Option<ErrorKind> {
-        self.session.close_reason().map(kind_of)
+        let reason = self.session.close_reason();
+        if reason == Some(KcpError::Closed(CloseReason::Aborted)) {
+            // No application here aborts a stream that it holds.
+            self.wrong("a stream was aborted".to_owned());
+        }
+        reason.map(kind_of)
     }
 
     pub(super) fn wrong(&self, what: String) {
