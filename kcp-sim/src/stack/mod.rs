@@ -507,10 +507,10 @@ impl Later {
     }
 }
 
-/// Entries among the timers that a host's last sessions leave behind.
-const STALE: u64 = 20;
-/// Keepalives in a minute: one in 9 to 10 s, of both ends at once at worst, and the answers to them.
-const KEEPALIVES: u64 = 14;
+/// Entries among the timers that a host's last sessions leave behind: less than one a second.
+const STALE: u64 = 40;
+/// Datagrams of keepalives in a minute: a question, and two answers to the peer's, in 9 to 10 s.
+const KEEPALIVES: u64 = 21;
 
 /// What the narrowest configuration lets through.
 #[derive(Copy, Clone, Debug)]
@@ -840,9 +840,9 @@ async fn silence(hosts: &[Host]) -> Result<(), String> {
             ));
         }
     }
-    // Entries of timers and queues go with what they were for.
-    sleep(Duration::from_secs(1)).await;
-    for (who, work) in work_in(hosts, 30).await {
+    // Entries of queues go with what they were for; last words wait for sockets that were full, 2 s at most.
+    sleep(Duration::from_secs(3)).await;
+    for (who, work) in work_in(hosts, 60).await {
         // What came late is looked at, and entries among the timers whose sessions have ended; nothing else is.
         if work.asked > 2 * work.received + STALE || work.sent > work.received {
             return Err(format!("the driver of {who} has no sessions, and works: {work:?}"));
