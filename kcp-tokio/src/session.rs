@@ -540,6 +540,8 @@ impl Session {
             return;
         }
         state.retired = true;
+        // What was not acknowledged is forgotten.
+        self.account(state);
         let good = state.core.close_reason() == Some(CloseReason::Finished) || state.core.is_done();
         if good && state.core.is_extended() {
             // Its last words may get lost: for a moment somebody answers.
@@ -626,6 +628,10 @@ impl Session {
             } else if !state.core.is_closed() {
                 state.core.orphan(now);
                 state.ends = Ends::Detached(now + linger);
+            }
+            if state.core.is_closed() {
+                // Nobody will read it, and an entry among the timers may keep the session for a while.
+                while state.core.read(now, &mut [0; 4096]).is_ok() {}
             }
         });
     }

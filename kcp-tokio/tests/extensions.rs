@@ -132,3 +132,25 @@ async fn who_may_not_come_in_does_not() {
     let lazy = endpoint.connect_lazy(addr);
     assert!(lazy.is_ok());
 }
+
+#[tokio::test]
+async fn an_ended_session_whose_stream_is_gone_holds_nothing() {
+    let (mut client, mut server, listener) = pair(KcpConfig::turbo()).await;
+    client.write_all(&[7; 100_000]).await.unwrap();
+    timeout(LIMIT, client.shutdown()).await.unwrap().unwrap();
+    timeout(LIMIT, server.shutdown()).await.unwrap().unwrap();
+    assert_eq!(timeout(LIMIT, server.closed()).await.unwrap(), KcpError::Closed(CloseReason::Finished));
+    assert_eq!(listener.stats().unread_bytes, 100_000);
+    drop(server);
+    assert_eq!(listener.stats().unread_bytes, 0);
+    // And of what was not acknowledged when the time to linger was over.
+    let silent = any_socket();
+    let endpoint = KcpEndpoint::bind("127.0.0.1:0".parse().unwrap(), KcpConfig::turbo()).await.unwrap();
+    let mut client = endpoint.connect_lazy(silent.local_addr().unwrap()).unwrap();
+    client.write_all(&[7; 1000]).await.unwrap();
+    client.set_linger(Some(Duration::from_millis(20))).unwrap();
+    drop(client);
+    assert_eq!(endpoint.stats().unacked_bytes, 1000);
+    timeout(LIMIT, endpoint.wait_idle()).await.unwrap();
+    assert_eq!(endpoint.stats().unacked_bytes, 0);
+}

@@ -4,16 +4,17 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kcp_netsim::{SimNet, SimSocket};
-use kcp_tokio::{DatagramSocket, Sink};
+use kcp_tokio::{DatagramSocket, KcpEndpoint, Sink};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::dice::Dice;
 use crate::stack::Shared;
+use crate::stack::limits::Limits;
 
 /// Polls of one socket at one instant, beyond which its driver spins.
 const POLLS: u32 = 500;
@@ -27,6 +28,15 @@ pub(super) struct Faults {
     pub(super) full: f64,
 }
 
+/// What a socket was asked for, and what came of it, in datagrams.
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) struct Work {
+    /// Calls.
+    pub(super) asked: u64,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Watched {
     who: u32,
@@ -37,6 +47,8 @@ pub(super) struct Watched {
     /// None: its process was killed.
     socket: Mutex<Option<Arc<SimSocket>>>,
     state: Mutex<State>,
+    /// Whose it is.
+    watched: Mutex<Option<(Weak<KcpEndpoint>, Limits)>>,
 }
 
 #[derive(Debug)]
@@ -45,6 +57,7 @@ struct State {
     reader: Option<Waker>,
     full_until: Option<Pin<Box<Sleep>>>,
     polls: (Option<Instant>, u32),
+    work: Work,
 }
 
 impl Watched {
@@ -57,7 +70,13 @@ impl Watched {
         shared: &Arc<Shared>,
         seed: u64,
     ) -> io::Result<Arc<Self>> {
-        let state = State { dice: Dice::new(seed), reader: None, full_until: None, polls: (None, 0) };
+        let state = State {
+            dice: Dice::new(seed),
+            reader: None,
+            full_until: None,
+            polls: (None, 0),
+            work: Work::default(),
+        };
         Ok(Arc::new(Self {
             who,
             addr,
@@ -66,7 +85,26 @@ impl Watched {
             shared: shared.clone(),
             socket: Mutex::new(Some(net.bind(addr)?)),
             state: Mutex::new(state),
+            watched: Mutex::new(None),
         }))
+    }
+
+    pub(super) fn work(&self) -> Work {
+        lock(&self.state).work
+    }
+
+    pub(super) fn watch(&self, endpoint: &Arc<KcpEndpoint>, limits: Limits) {
+        *lock(&self.watched) = Some((Arc::downgrade(endpoint), limits));
+    }
+
+    pub(super) fn check_limits(&self) {
+        let watched = lock(&self.watched).clone();
+        if let Some((endpoint, limits)) = watched
+            && let Some(endpoint) = endpoint.upgrade()
+            && let Err(wrong) = limits.check(&endpoint, self.shared.streams(self.who))
+        {
+            self.shared.broken(format!("{}: {wrong}", self.who));
+        }
     }
 
     /// As when the process dies: nothing leaves any more, and the address is free.
@@ -89,6 +127,7 @@ impl DatagramSocket for Watched {
         {
             let mut state = lock(&self.state);
             state.reader = Some(cx.waker().clone());
+            state.work.asked += 1;
             let now = Instant::now();
             state.polls =
                 if state.polls.0 == Some(now) { (Some(now), state.polls.1 + 1) } else { (Some(now), 1) };
@@ -98,7 +137,15 @@ impl DatagramSocket for Watched {
                 return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
             }
         }
-        socket.poll_recv(cx, sink)
+        // No session is locked here.
+        self.check_limits();
+        let mut datagrams = 0;
+        let received = socket.poll_recv(cx, &mut |from, run, stride| {
+            datagrams += run.len().div_ceil(stride.max(1)) as u64;
+            sink(from, run, stride);
+        });
+        lock(&self.state).work.received += datagrams;
+        received
     }
 
     fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
@@ -108,6 +155,7 @@ impl DatagramSocket for Watched {
                 self.shared.broken(format!("a packet of {} bytes at mtu {}", datagram.len(), self.mtu));
             }
             self.shared.packet(self.who, datagram);
+            lock(&self.state).work.sent += 1;
         }
         if !self.shared.is_healed() {
             let mut state = lock(&self.state);

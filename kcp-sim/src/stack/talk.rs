@@ -2,19 +2,21 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use kcp_tokio::{KcpStream, OwnedReadHalf, OwnedWriteHalf};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use kcp_tokio::{CloseReason, KcpError, KcpStream, OwnedReadHalf, OwnedWriteHalf, SessionHandle};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{sleep, timeout};
 
+use super::socket::lock;
+use super::woken::{Gate, woken};
 use crate::dice::Dice;
 use crate::draw::{differs, fill, mix};
-use crate::stack::{Shared, Talk};
+use crate::stack::{LONGEST_MESSAGE, Shared, Talk};
 
 /// What an end means to do, drawn from the conversation's number.
 #[derive(Clone, Debug)]
@@ -32,21 +34,25 @@ pub(super) struct Plan {
     abort: bool,
     /// Drops the writing half instead of awaiting its shutdown.
     drop_half: bool,
+    /// Drops the reading half when it has read so much.
+    deaf: Option<u64>,
     /// Nobody tells the end of a stream.
     plain: bool,
+    /// Then silence is told as one.
+    idle_is_eof: bool,
     /// Chance that an operation is dropped at one of its first polls.
     cancel: f64,
 }
 
 impl Plan {
-    pub(super) fn draw(dice: &mut Dice, talk: &Talk) -> Self {
+    pub(super) fn draw(dice: &mut Dice, later: &mut Dice, talk: &Talk, idle_is_eof: bool) -> Self {
         let Talk { calm, plain, message, mss, most } = *talk;
         let chunk = match dice.below(3) {
             0 => (1, 20),
             1 => (1, 1500),
             _ => (1, 40_000),
         };
-        let chunk = if message { (1, chunk.1.min(mss * 8)) } else { chunk };
+        let chunk = if message { (1, chunk.1.min(mss * LONGEST_MESSAGE)) } else { chunk };
         let total = dice.log(1, 60_000).min(chunk.1 * 150).min(most);
         Self {
             total,
@@ -59,7 +65,9 @@ impl Plan {
                 .maybe(if calm { 0.0 } else { 0.15 }, |dice| Duration::from_millis(dice.log(1, 20_000))),
             abort: dice.coin(),
             drop_half: dice.chance(0.3),
+            deaf: later.maybe(0.12, |later| later.log(1, 20_000)),
             plain,
+            idle_is_eof,
             cancel: if dice.coin() { 0.0 } else { dice.unit() * 0.5 },
         }
     }
@@ -76,6 +84,14 @@ pub(super) struct Said {
     /// The end of the stream was announced, or the stream dropped.
     pub(super) shut: bool,
     pub(super) shutdown_ok: bool,
+    /// Nobody reads any more: the reading half was dropped.
+    pub(super) deaf: bool,
+    /// So was the writing half.
+    pub(super) gone: bool,
+    /// The peer has acknowledged the end.
+    pub(super) end_acked: bool,
+    /// How many have begun to read it: more than one where a beginning has reached the server twice.
+    pub(super) readers: u32,
     /// How much each reader of it got, and whether it read to the end or an error by itself.
     pub(super) read: Vec<(u64, bool)>,
 }
@@ -130,99 +146,197 @@ fn cut(dice: &mut Dice, chance: f64) -> Option<u64> {
     dice.maybe(chance, |dice| dice.below(3))
 }
 
+/// What reader and writer of one end know.
+pub(super) struct End {
+    pub(super) whose: Whose,
+    plan: Plan,
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: SessionHandle,
+    pub(super) conv: u32,
+    /// The conversation, once it is known.
+    known: Mutex<Option<u64>>,
+    /// The writer's error was a reset: it is told once, and then the stream has ended, as with TCP.
+    pub(super) told: AtomicBool,
+    /// What the reader was told in the end, if it was.
+    pub(super) ended: Mutex<Option<Result<(), ErrorKind>>>,
+}
+
+impl End {
+    const fn to_server(&self) -> bool {
+        self.whose.who != 0
+    }
+
+    fn known(&self) -> Option<u64> {
+        *lock(&self.known)
+    }
+}
+
+impl End {
+    /// A half has been dropped: if the other one was before, what is unread resets the session, and what is unsent is lost.
+    fn leave_unread(&self) {
+        if let Some(id) = self.known().filter(|_| self.plan.drop_half) {
+            let deaf = self.shared.ledger(id, !self.to_server(), |said| said.deaf);
+            self.shared.ledger(id, self.to_server(), |said| said.left |= deaf && said.shut);
+        }
+    }
+
+    /// One of both does not read: who writes to it may wait until it is too long.
+    fn is_excused(&self) -> bool {
+        let deaf = |id, to_server| self.shared.ledger(id, to_server, |said| said.deaf || said.left);
+        self.known().is_some_and(|id| deaf(id, true) || deaf(id, false))
+    }
+
+    /// Writing has failed: not because the peer has dropped the half that reads, as long as it has the other.
+    fn check_deafness(&self, kind: ErrorKind) {
+        let Some(id) = self.known().filter(|_| self.shared.calm) else { return };
+        let deaf = self.shared.ledger(id, self.to_server(), |said| said.deaf);
+        let gone = self.shared.ledger(id, !self.to_server(), |said| said.gone);
+        if deaf && !gone && kind != ErrorKind::TimedOut {
+            self.wrong(format!("the peer has dropped its reading half alone, and a writer is told {kind:?}"));
+        }
+    }
+
+    /// A read has waited for so many seconds: whether that is an end, and if so whether a natural one.
+    fn is_silence_enough(&self, reader: &OwnedReadHalf, at: u64, silent: u32) -> Option<bool> {
+        let (shared, who) = (&self.shared, self.whose.who);
+        // The read was not woken: then there is nothing to be told, or somebody should have told it.
+        match reader.try_read(&mut []) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            missed => {
+                shared.broken(format!(
+                    "a reader was not woken for {missed:?} at {at} (conv {}, {who})",
+                    self.conv
+                ));
+                return Some(false);
+            }
+        }
+        let deceived = self.whose.is_deceived(shared);
+        // Two that mean different lives of each other have nothing to say, and keep each other alive.
+        if silent >= 60 && deceived && shared.is_healed() {
+            return Some(true);
+        }
+        let said = shared.ledger(self.known()?, !self.to_server(), |said| said.clone());
+        if said.end_acked && said.readers == 1 && !deceived && !shared.has_restarted() {
+            shared.broken(format!(
+                "the end at {} was acknowledged, and a reader waits at {at} (conv {}, {who})",
+                said.written, self.conv
+            ));
+            return Some(false);
+        }
+        // Plain peers, and those whose hellos were lost, do not tell the end.
+        let patience = if self.plan.plain { 1 } else { 20 };
+        let mute = self.plan.plain || !self.session.is_extended();
+        (mute && silent >= patience && said.shut && at == said.written).then_some(true)
+    }
+}
+
 /// Lives one end until it is over, by whatever reason; what is found wrong is told to `shared`.
 pub(super) async fn converse(stream: KcpStream, whose: Whose, plan: Plan, shared: Arc<Shared>, seed: u64) {
-    let Whose { who, id, .. } = whose;
-    let to_server = who != 0;
-    let stats = stream.stats();
     let conv = stream.conv();
-    shared.note(who, "talks", [u64::from(conv), stats.bytes_received, 0]);
-    let leave = plan.leave;
-    let abort = plan.abort;
-    let known = std::sync::Mutex::new(id);
-    // The writer's error was a reset: it is told once, and then the stream has ended, as with TCP.
-    let told = AtomicBool::new(false);
-    let handle = shared.clone();
+    shared.note(whose.who, "talks", [u64::from(conv), stream.stats().bytes_received, 0]);
+    let (leave, abort) = (plan.leave, plan.abort);
+    let end = End {
+        whose,
+        plan,
+        shared,
+        session: stream.handle(),
+        conv,
+        known: Mutex::new(whose.id),
+        told: AtomicBool::new(false),
+        ended: Mutex::new(None),
+    };
+    let to_server = end.to_server();
+    if let Some(id) = whose.id {
+        end.shared.ledger(id, !to_server, |said| said.readers += 1);
+    }
+    *lock(&end.shared.streams).entry(whose.who).or_default() += 1;
     let (reader, writer) = stream.into_split();
     let talk = async {
-        let mut read =
-            pin!(listen(reader, conv, &known, &told, whose, plan.clone(), shared.clone(), seed ^ 1));
-        // A server learns from the first bytes what it is asked.
-        let mut write = pin!(async {
-            let id = loop {
-                let id = *super::socket::lock(&known);
-                if let Some(id) = id {
-                    break Some(id);
-                }
-                if shared.is_over() {
-                    break None;
-                }
-                sleep(Duration::from_millis(50)).await;
-            };
-            match id {
-                Some(id) => {
-                    let spoken = speak(writer, id, whose, plan.clone(), shared.clone(), seed ^ 2).await;
-                    let reset = spoken.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
-                    told.store(reset, Ordering::Relaxed);
-                }
-                None => drop(writer),
-            }
-        });
-        let (mut heard, mut said) = (None, false);
-        poll_fn(|cx| {
-            if heard.is_none()
-                && let Poll::Ready(result) = read.as_mut().poll(cx)
-            {
-                heard = Some(result);
-                // Who never says who it is will not be answered.
-                if super::socket::lock(&known).is_none() {
-                    return Poll::Ready(());
-                }
-            }
-            if !said && write.as_mut().poll(cx).is_ready() {
-                said = true;
-            }
-            if heard.is_some() && said { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        heard.unwrap_or((0, false))
+        let mut reader = Some(reader);
+        let heard = both(&end, &mut reader, writer, seed).await;
+        if let Some(reader) = &mut reader {
+            end.check_reader(reader);
+        }
+        heard
     };
     let (read, natural) = match leave {
         None => talk.await,
         Some(after) => match timeout(after, talk).await {
             Ok(heard) => heard,
             Err(_) => {
-                let id = *super::socket::lock(&known);
-                if let Some(id) = id {
-                    handle.ledger(id, to_server, |said| (said.shut, said.left) = (true, true));
+                if let Some(id) = end.known() {
+                    end.shared.ledger(id, to_server, |said| (said.shut, said.left) = (true, true));
                 }
-                handle.note(who, if abort { "left" } else { "dropped" }, [0; 3]);
+                end.shared.note(whose.who, if abort { "left" } else { "dropped" }, [0; 3]);
                 (0, false)
             }
         },
     };
-    let id = *super::socket::lock(&known);
-    match id {
-        Some(id) => handle.ledger(id, !to_server, |said| said.read.push((read, natural))),
-        None => drop(super::socket::lock(&handle.unheard).insert(conv)),
+    match end.known() {
+        Some(id) => end.shared.ledger(id, !to_server, |said| said.read.push((read, natural))),
+        None => drop(lock(&end.shared.unheard).insert(conv)),
+    }
+    let shared = end.shared.clone();
+    drop(end);
+    if let Some(streams) = lock(&shared.streams).get_mut(&whose.who) {
+        *streams -= 1;
     }
 }
 
-async fn speak(
-    mut writer: OwnedWriteHalf,
-    id: u64,
-    whose: Whose,
-    plan: Plan,
-    shared: Arc<Shared>,
+/// Both directions until they are over; what the reader got.
+async fn both(
+    end: &End,
+    reader: &mut Option<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
     seed: u64,
-) -> io::Result<()> {
+) -> (u64, bool) {
+    let mut read = pin!(listen(end, reader, seed ^ 1));
+    // A server learns from the first bytes what it is asked.
+    let mut write = pin!(async {
+        let id = loop {
+            let id = end.known();
+            if let Some(id) = id {
+                break Some(id);
+            }
+            if end.shared.is_over() {
+                break None;
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        match id {
+            Some(id) => {
+                let to_server = end.to_server();
+                speak(end, writer, id, seed ^ 2).await;
+                end.shared.ledger(id, to_server, |said| said.gone = true);
+            }
+            None => drop(writer),
+        }
+    });
+    let (mut heard, mut said) = (None, false);
+    poll_fn(|cx| {
+        if heard.is_none()
+            && let Poll::Ready(result) = read.as_mut().poll(cx)
+        {
+            heard = Some(result);
+            // Who never says who it is will not be answered.
+            if end.known().is_none() {
+                return Poll::Ready(());
+            }
+        }
+        if !said && write.as_mut().poll(cx).is_ready() {
+            said = true;
+        }
+        if heard.is_some() && said { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    heard.unwrap_or((0, false))
+}
+
+async fn speak(end: &End, mut writer: OwnedWriteHalf, id: u64, seed: u64) {
+    let End { whose, plan, shared, .. } = end;
     let who = whose.who;
-    let failed = |what, error: io::Error| {
-        shared.failure(who, what, &error);
-        Err(error)
-    };
     let mut dice = Dice::new(seed);
-    let to_server = who != 0;
+    let to_server = end.to_server();
     let mut at = 0;
     // A repeated beginning may reach a restarted server, which then says the same again.
     let total = 8 + if to_server { plan.total } else { mix(id) % plan.most.min(3000) };
@@ -233,46 +347,63 @@ async fn speak(
         // Before: what is taken may be read before this task runs again.
         shared.ledger(id, to_server, |said| said.written = said.written.max(at + len));
         let polls = cut(&mut dice, plan.cancel);
-        match at_most(polls, writer.write(&buf)).await {
+        match at_most(polls, woken(writer.write(&buf))).await {
             None => {
                 shared.note(who, "write dropped", [at, 0, 0]);
                 tokio::task::yield_now().await;
             }
             Some(Ok(n)) if n == 0 || n > buf.len() => {
                 shared.broken(format!("a write of {len} bytes took {n}"));
-                return Ok(());
+                return;
             }
             Some(Ok(n)) => {
                 at += n as u64;
                 shared.ledger(id, to_server, |said| said.taken = said.taken.max(at));
             }
-            Some(Err(error)) => return failed("write failed", error),
+            Some(Err(error)) => {
+                end.check_write_error(error.kind());
+                end.check_deafness(error.kind());
+                shared.failure(who, "write failed", &error, end.is_excused());
+                return end.check_writer(&mut writer, false);
+            }
         }
         if plan.gap > 0 && !shared.is_healed() {
             sleep(Duration::from_millis(plan.gap)).await;
         }
         if dice.chance(0.05)
-            && let Err(error) = writer.flush().await
+            && let Err(error) = woken(writer.flush()).await
         {
-            return failed("flush failed", error);
+            end.check_ending("a flush", Some(Err(error.kind())));
+            end.check_deafness(error.kind());
+            shared.failure(who, "flush failed", &error, end.is_excused());
+            return end.check_writer(&mut writer, false);
         }
     }
     shared.ledger(id, to_server, |said| (said.shut, said.written) = (true, at));
     if plan.drop_half {
-        return Ok(());
+        end.leave_unread();
+        return;
     }
+    // Whoever learns later that its peer is one of ours has been told before that all was delivered.
+    let tells = end.session.is_extended();
     loop {
         let polls = cut(&mut dice, plan.cancel);
-        match at_most(polls, writer.shutdown()).await {
+        match at_most(polls, woken(writer.shutdown())).await {
             None => tokio::task::yield_now().await,
             Some(Ok(())) => {
                 shared.note(who, "shutdown", [at, 0, 0]);
                 // What two lives have acknowledged neither may have whole.
-                let whole = !whose.is_deceived(&shared);
-                shared.ledger(id, to_server, |said| said.shutdown_ok = whole);
-                return Ok(());
+                let whole = !whose.is_deceived(shared);
+                let acked = whole && tells;
+                shared.ledger(id, to_server, |said| (said.shutdown_ok, said.end_acked) = (whole, acked));
+                return end.check_writer(&mut writer, true);
             }
-            Some(Err(error)) => return failed("shutdown failed", error),
+            Some(Err(error)) => {
+                end.check_ending("a shutdown", Some(Err(error.kind())));
+                end.check_deafness(error.kind());
+                shared.failure(who, "shutdown failed", &error, end.is_excused());
+                return end.check_writer(&mut writer, false);
+            }
         }
         if dice.chance(0.5) {
             // Something else meanwhile.
@@ -282,48 +413,43 @@ async fn speak(
 }
 
 /// How much was read, and whether to the end, or an error.
-#[allow(clippy::too_many_arguments, reason = "a reader knows all of its conversation")]
-async fn listen(
-    mut reader: OwnedReadHalf,
-    conv: u32,
-    known: &std::sync::Mutex<Option<u64>>,
-    told: &AtomicBool,
-    whose: Whose,
-    plan: Plan,
-    shared: Arc<Shared>,
-    seed: u64,
-) -> (u64, bool) {
+async fn listen(end: &End, half: &mut Option<OwnedReadHalf>, seed: u64) -> (u64, bool) {
+    let End { whose, plan, shared, conv, .. } = end;
     let mut dice = Dice::new(seed);
     let who = whose.who;
-    let to_server = who != 0;
+    let to_server = end.to_server();
     let (mut at, mut silent) = (0u64, 0);
     let mut head = Vec::new();
     let mut buf = vec![0; 16_384];
-    if plan.never && super::socket::lock(known).is_some() {
+    if plan.never && end.known().is_some() {
         shared.healed().await;
     }
     loop {
+        if let Some(id) = end.known().filter(|_| plan.deaf.is_some_and(|most| at >= most)) {
+            shared.note(who, "deaf", [at, 0, 0]);
+            shared.ledger(id, !to_server, |said| said.deaf = true);
+            end.leave_unread();
+            *half = None;
+        }
+        let Some(reader) = half.as_mut() else { return (at, false) };
         let size = plan.slow.map_or(buf.len(), |(size, _)| (size as usize).min(16_384));
         let polls = cut(&mut dice, plan.cancel);
-        // Two that mean different lives of each other have nothing to say, and keep each other alive.
-        if silent >= 60 && whose.is_deceived(&shared) && shared.is_healed() {
-            return (at, true);
-        }
-        // Plain peers, and those whose hellos were lost, do not tell the end.
-        if silent >= if plan.plain { 1 } else { 20 }
-            && let Some(id) = *super::socket::lock(known)
-        {
-            let said = shared.ledger(id, !to_server, |said| said.clone());
-            if said.shut && at == said.written {
-                return (at, true);
+        // One read, however often the clock is looked at meanwhile.
+        let gate = Gate::new();
+        let read = loop {
+            let read = poll_fn(|cx| {
+                gate.poll(cx, |cx| {
+                    let mut space = ReadBuf::new(&mut buf[..size]);
+                    ready!(Pin::new(&mut *reader).poll_read(cx, &mut space))?;
+                    Poll::Ready(Ok::<_, io::Error>(space.filled().len()))
+                })
+            });
+            if let Ok(read) = timeout(Duration::from_secs(1), at_most(polls, read)).await {
+                break read;
             }
-        }
-        let read = at_most(polls, reader.read(&mut buf[..size]));
-        let read = match timeout(Duration::from_secs(1), read).await {
-            Ok(read) => read,
-            Err(_) => {
-                silent += 1;
-                continue;
+            silent += 1;
+            if let Some(natural) = end.is_silence_enough(reader, at, silent) {
+                return (at, natural);
             }
         };
         let n = match read {
@@ -336,12 +462,15 @@ async fn listen(
                 if error.kind() == ErrorKind::WouldBlock {
                     shared.broken("an awaited read says WouldBlock".into());
                 }
-                shared.failure(who, "read failed", &error);
+                end.check_read_error(error.kind());
+                *lock(&end.ended) = Some(Err(error.kind()));
+                end.check_reader(reader);
+                shared.failure(who, "read failed", &error, end.is_excused());
                 return (at, true);
             }
         };
         silent = 0;
-        if n > 0 && whose.is_deceived(&shared) {
+        if n > 0 && whose.is_deceived(shared) {
             // Beginning and end of two lives.
             at += n as u64;
             continue;
@@ -349,14 +478,19 @@ async fn listen(
         let mut data = &buf[..n];
         if n == 0 {
             shared.note(who, "end", [at, 0, 0]);
-            if let Some(id) = *super::socket::lock(known) {
+            *lock(&end.ended) = Some(Ok(()));
+            end.check_reader(reader);
+            if let Some(id) = end.known() {
                 let said = shared.ledger(id, !to_server, |said| said.clone());
                 // Whoever did not hear who it is was dropped, which is an end.
-                let dropped = super::socket::lock(&shared.unheard).contains(&conv);
+                let dropped = lock(&shared.unheard).contains(conv);
                 let unheard = at == 0 && (said.written == 0 || dropped);
                 let whole = at == said.written || (said.left && at >= said.taken);
                 let announced = said.shut && whole;
-                let excused = told.load(Ordering::Relaxed) || whose.is_deceived(&shared);
+                let silence = plan.idle_is_eof
+                    && !end.session.is_extended()
+                    && end.session.close_reason() == Some(KcpError::Closed(CloseReason::IdleTimeout));
+                let excused = silence || end.told.load(Ordering::Relaxed) || whose.is_deceived(shared);
                 if !unheard && !announced && !excused {
                     shared.broken(format!(
                         "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x}, conv {conv}, {who})",
@@ -365,7 +499,7 @@ async fn listen(
                 }
             }
             // The end of one life is no end of the other.
-            return (at, !whose.is_deceived(&shared));
+            return (at, !whose.is_deceived(shared));
         }
         if (at as usize) < 8 {
             let take = data.len().min(8 - at as usize);
@@ -373,16 +507,18 @@ async fn listen(
             data = &data[take..];
             at += take as u64;
             if let Some(id) = head.first_chunk().map(|id| u64::from_le_bytes(*id)) {
-                let mut known = super::socket::lock(known);
+                let known = end.known();
                 if known.is_some_and(|known| known != id) || !shared.is_known(id) {
                     let expected = known.unwrap_or(0);
                     shared.broken(format!("{id:x} is no conversation (expected {expected:x}) ({who})"));
                     return (at, false);
                 }
-                *known = Some(id);
+                if lock(&end.known).replace(id).is_none() {
+                    shared.ledger(id, !to_server, |said| said.readers += 1);
+                }
             }
         }
-        if let Some(id) = *super::socket::lock(known) {
+        if let Some(id) = end.known() {
             if let Some(wrong) = differs(stream_of(id, !to_server), at, data) {
                 shared.broken(format!("byte {wrong} of conversation {id:x} is wrong (conv {conv}, {who})"));
                 return (at, false);
