@@ -623,15 +623,14 @@ impl Session {
                 linger = extra.linger;
             }
             let linger = linger.unwrap_or_else(|| state.core.config().linger_time());
-            if linger.is_zero() || state.core.is_connecting() {
-                state.core.abort();
-            } else if !state.core.is_closed() {
-                state.core.orphan(now);
-                state.ends = Ends::Detached(now + linger);
-            }
             if state.core.is_closed() {
                 // Nobody will read it, and an entry among the timers may keep the session for a while.
-                while state.core.read(now, &mut [0; 4096]).is_ok() {}
+                state.core.orphan(now);
+            } else if linger.is_zero() || state.core.is_connecting() {
+                state.core.abort();
+            } else {
+                state.core.orphan(now);
+                state.ends = Ends::Detached(now + linger);
             }
         });
     }

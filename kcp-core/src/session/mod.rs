@@ -620,8 +620,12 @@ impl Session {
 
     /// Reader and writer are gone. What arrives is acknowledged and thrown away, so that the peer's window stays open while
     /// our own last bytes are delivered. As TCP does, a session is reset at once when something was left unread, if the
-    /// peer can be told.
+    /// peer can be told. One that has ended forgets what was left to read.
     pub fn orphan(&mut self, now: Timestamp) {
+        if self.is_closed() {
+            // Beginnings of messages, and what came behind a hole, could not be read anyway.
+            return self.engine.forget(true);
+        }
         if self.extension.is_on() && self.engine.has_unread() {
             return self.abort();
         }

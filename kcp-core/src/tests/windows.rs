@@ -260,6 +260,23 @@ fn after_an_abort_nothing_is_read_from_behind_what_was_thrown_away() {
 }
 
 #[test]
+fn an_ended_session_whose_reader_is_gone_holds_nothing() {
+    // Found by simulation: what nobody could have read yet stayed as long as something knew of the session.
+    for stream in [true, false] {
+        let mut end = lone(quiet().stream(stream));
+        // In order, the beginning of a message where there are such, and behind a hole.
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 0, 0, b"x")).unwrap();
+        end.handle_datagram(at(0), &segment(Push, 1, 128, 0, 1, 0, b"y")).unwrap();
+        end.handle_datagram(at(0), &segment(Push, 0, 128, 0, 3, 0, b"z")).unwrap();
+        end.disconnect();
+        assert_eq!(end.held().received, 3, "a reader may still want it");
+        end.orphan(at(1));
+        assert_eq!((end.held().received, end.close_reason()), (0, Some(CloseReason::Aborted)));
+        assert_eq!(end.read(at(1), &mut [0; 9]), Err(ReadError::Closed(CloseReason::Aborted)));
+    }
+}
+
+#[test]
 fn repetitions_into_a_closed_window_do_not_make_a_dead_link() {
     let mut end = lone(quiet().dead_link(5).user_timeout(None).zero_window_timeout(None));
     end.write(at(0), b"there is no room").unwrap();
