@@ -1,7 +1,7 @@
 //! The application above one session: writes, reads, ends; acts on events only, as a task that sleeps until it is woken.
 
 use bytes::Bytes;
-use kcp_core::{DatagramError, Event, Held, ReadError, Session, Timestamp, WriteError};
+use kcp_core::{CloseReason, DatagramError, Event, Held, ReadError, Session, Timestamp, WriteError};
 
 use crate::dice::Dice;
 use crate::draw::{Features, differs, fill, mix, note};
@@ -96,6 +96,8 @@ pub(super) struct Peer<'a> {
     pub(super) trusted: bool,
     /// An end of the stream at 0, by who has come in the place of who wrote.
     pub(super) replaced: bool,
+    /// What the reader's own session takes for an end: the silence of a plain peer.
+    pub(super) idle_is_eof: bool,
 }
 
 impl App {
@@ -193,6 +195,14 @@ impl App {
         (self.write_blocked, self.wait_readable, self.aborted) = (false, true, false);
         (self.dropped, self.abort_at, self.next_write) = (None, None, None);
         self.datagrams = 0;
+    }
+
+    /// A program that was started again: it writes again from the beginning.
+    pub(super) fn again(&mut self, now: u64) {
+        let total = self.total;
+        self.restarted();
+        self.total = total;
+        self.next_write = Some(now);
     }
 
     /// The network has healed: reads, writes on, and ends in good order.
@@ -413,8 +423,7 @@ impl App {
                 Err(ReadError::EndOfStream) => {
                     self.eof = true;
                     let whole = peer.shut && self.read == peer.written;
-                    let idle = session.close_reason() == Some(kcp_core::CloseReason::IdleTimeout);
-                    let excused = idle || (peer.replaced && self.read == 0);
+                    let excused = silence_is_eof(session, peer) || (peer.replaced && self.read == 0);
                     if peer.trusted && !whole && !excused {
                         return Err(format!(
                             "end of stream at {} of {} bytes, peer shut down: {}",
@@ -426,6 +435,9 @@ impl App {
                 Err(ReadError::Closed(_)) => {
                     if !session.is_closed() {
                         return Err("a read says closed, the session does not".into());
+                    }
+                    if silence_is_eof(session, peer) {
+                        return Err("silence was to be the end of the stream".into());
                     }
                     self.read_error = true;
                     return Ok(());
@@ -520,6 +532,12 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Whether the session has ended in a silence that its reader was promised as an end of the stream.
+fn silence_is_eof(session: &Session, peer: &Peer<'_>) -> bool {
+    let silent = session.close_reason() == Some(CloseReason::IdleTimeout);
+    peer.idle_is_eof && silent && !session.is_extended()
 }
 
 /// Contents of unreliable datagram `id`.

@@ -140,6 +140,8 @@ struct End {
     heard_life: Option<u64>,
     /// What has arrived and was not acknowledged, and since when.
     owed: Option<(Seq, u64)>,
+    /// What was acknowledged of what is in flight (bytes, and the peer's `una`), and since when nothing more, by its own clock.
+    stuck_since: Option<((u64, Seq), Timestamp)>,
     session: Option<Session>,
     /// Of the session that has ended here.
     epitaph: Option<Epitaph>,
@@ -334,8 +336,13 @@ impl<'a> Sim<'a> {
         // What was thought of later has dice of its own: seeds of before mean what they meant, where it changes nothing.
         let mut more = Dice::new(draw::mix(seed) ^ 0x0DD5);
         let mut newest = Dice::new(draw::mix(seed) ^ 0x401D);
+        let mut options = Dice::new(draw::mix(seed) ^ 0x09E5);
         for id in 0..count {
             let mut pair = Self::draw_pair(&mut dice, id, chaos, calm, raw, features);
+            for end in &mut pair.ends {
+                end.drawn.more(&mut options, features);
+                end.config = Arc::new(end.drawn.config.clone());
+            }
             if !calm {
                 Self::draw_faults(&mut dice, &pair, id, chaos, features, &mut schedule);
                 Self::draw_restarts(&mut more, &pair, id, chaos, features, &mut schedule);
@@ -448,6 +455,7 @@ impl<'a> Sim<'a> {
                 peer_life: None,
                 heard_life: None,
                 owed: None,
+                stuck_since: None,
                 session: None,
                 epitaph: None,
                 byzantine: None,
@@ -820,6 +828,7 @@ impl<'a> Sim<'a> {
             datagrams: peer.app.datagrams,
             trusted,
             replaced: past.as_ref().is_some_and(|past| !past.known),
+            idle_is_eof: end.drawn.idle_is_eof,
         };
         if let Some(past) = past
             && side == 0
@@ -1133,6 +1142,8 @@ impl End {
             next = Some(next.map_or(at, |next| next.min(at)));
         }
         self.next = next;
+        self.check_unpaced()?;
+        self.check_progress(out.now, local)?;
         self.check_bounds()
     }
 
@@ -1297,6 +1308,50 @@ impl End {
         }
         self.extended |= session.is_extended();
         Ok(())
+    }
+
+    /// Without congestion control and pacing nothing but the two windows keeps data back.
+    fn check_unpaced(&self) -> Check {
+        let Some(session) = self.session.as_ref().filter(|_| self.drawn.nc && !self.drawn.pacing) else {
+            return Ok(());
+        };
+        let able = !session.is_closed() && !session.is_connecting() && session.is_validated();
+        let stats = session.stats();
+        let room = stats.in_flight < self.drawn.send_window.min(stats.peer_window);
+        if able && room && stats.unsent_bytes > 0 && !session.is_holding() {
+            return Err(format!(
+                "{} bytes wait, {} segments in flight, windows of {} and {}",
+                stats.unsent_bytes, stats.in_flight, self.drawn.send_window, stats.peer_window
+            ));
+        }
+        Ok(())
+    }
+
+    /// Data in flight that nobody acknowledges ends the session when the user timeout says so.
+    fn check_progress(&mut self, now: u64, local: Timestamp) -> Check {
+        let Some(session) = self.session.as_ref().filter(|session| !session.is_closed()) else {
+            self.stuck_since = None;
+            return Ok(());
+        };
+        let (stats, held) = (session.stats(), session.held());
+        let in_flight = held.sent as u64 - stats.unsent_bytes;
+        let progress = (stats.payload_sent - in_flight, self.allowed.una);
+        if in_flight == 0 {
+            self.stuck_since = None;
+            return Ok(());
+        }
+        let (_, since) = *self.stuck_since.get_or_insert((progress, local));
+        match self.drawn.user {
+            _ if self.stuck_since.is_none_or(|(before, _)| before != progress) => {
+                self.stuck_since = Some((progress, local));
+                Ok(())
+            }
+            Some(limit) if local.saturating_since(since) > limit + ms(1) => Err(format!(
+                "nothing in flight was acknowledged for {:?}, the user timeout is {limit:?} (at {now})",
+                local.saturating_since(since)
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_bounds(&self) -> Check {
