@@ -51,6 +51,14 @@ impl Drawn {
         self.idle_is_eof = note(features, dice.chance(0.3), "idle is an end");
         self.config = self.config.clone().pacing(self.pacing).idle_is_eof(self.idle_is_eof);
     }
+
+    /// For more data than the rest has.
+    pub(crate) fn bulk(&mut self, window: u32, nc: bool) {
+        (self.send_window, self.nc, self.doubles, self.interval) = (window, nc, false, ms(20));
+        let config = self.config.clone().mtu(1400).send_window(window).recv_window(window);
+        let config = config.nodelay(NoDelay { nc, ..NoDelay::FAST });
+        self.config = config.send_buffer(2 << 20).recv_buffer(8 << 20);
+    }
 }
 
 /// Every parameter of a session, each left at its preset half of the time.

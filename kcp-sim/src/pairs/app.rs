@@ -197,6 +197,11 @@ impl App {
         self.datagrams = 0;
     }
 
+    /// Writes so much, at once.
+    pub(super) fn bulk(&mut self, total: u64) {
+        (self.total, self.chunk, self.gap) = (total, (10_000, 60_000), 0);
+    }
+
     /// A program that was started again: it writes again from the beginning.
     pub(super) fn again(&mut self, now: u64) {
         let total = self.total;
