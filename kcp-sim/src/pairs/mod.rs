@@ -2,6 +2,7 @@
 
 mod app;
 mod byzantine;
+mod witness;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use kcp_netsim::{Link, LinkConfig};
 use crate::dice::Dice;
 use crate::draw::{self, Drawn, Features, healed, ms, note};
 use crate::trace::{Trace, command, word};
-use app::{App, Appetite, Peer, Sizes};
+use app::{App, Appetite, Sizes};
 use byzantine::{Byzantine, Seen};
+use witness::Peer;
 
 /// What broke, if something did.
 pub(crate) type Check = Result<(), String>;
@@ -301,12 +303,12 @@ impl Pair {
             if end.app.drops() || peer.app.drops() {
                 continue;
             }
-            let whole = end.app.read == peer.app.total && peer.app.written == peer.app.total;
+            let whole = end.app.seen.read == peer.app.total && peer.app.written == peer.app.total;
             let ended = end.app.eof && reason == Some(CloseReason::Finished);
             if !whole || (end.extended && !ended) {
                 return Err(format!(
                     "the network was well, but read {} of {}, end {}: {} ({})",
-                    end.app.read,
+                    end.app.seen.read,
                     peer.app.total,
                     end.app.eof,
                     reason_name(reason),
@@ -1154,7 +1156,7 @@ impl<'a> Sim<'a> {
             let (app, stats) = (&end.app, session.stats());
             Some(format!(
                 "{}: written {} of {}, read {}, shut {}, drained {}, in flight {}, unsent {}, peer's window {}, rto {:?}, extended {}",
-                end.who, app.written, app.total, app.read, app.shut, app.drained, stats.in_flight, stats.unsent_bytes, stats.peer_window, stats.rto, session.is_extended()
+                end.who, app.written, app.total, app.seen.read, app.shut, app.drained, stats.in_flight, stats.unsent_bytes, stats.peer_window, stats.rto, session.is_extended()
             ))
         });
         stuck.collect::<Vec<_>>().join("; ")
@@ -1167,7 +1169,7 @@ impl<'a> Sim<'a> {
             for side in 0..2 {
                 let (end, peer) = (&pair.ends[side], &pair.ends[1 - side]);
                 let who = end.who;
-                let heard_all = end.app.read >= peer.app.written;
+                let heard_all = end.app.seen.read >= peer.app.written;
                 let listening = !end.app.gone() && !matches!(end.app.appetite, Appetite::Never);
                 let reason = end.session.as_ref().and_then(Session::close_reason);
                 let listening = listening && self.healed_at.is_some();
@@ -1179,7 +1181,7 @@ impl<'a> Sim<'a> {
                 {
                     return Err(format!(
                         "finished, but read {} of {} ({who})",
-                        end.app.read, peer.app.written
+                        end.app.seen.read, peer.app.written
                     ));
                 }
                 if self.calm
@@ -1194,7 +1196,7 @@ impl<'a> Sim<'a> {
                 {
                     return Err(format!(
                         "nothing was wrong, but read {} of {}: {reason:?} ({who})",
-                        end.app.read, peer.app.written
+                        end.app.seen.read, peer.app.written
                     ));
                 }
             }
