@@ -35,6 +35,15 @@ fn a_swarm_of_the_core() {
         "replay",
         "raw corruption",
         "message mode",
+        "mtu drops",
+        "killed",
+        "begins again",
+        "another address",
+        "forger on the path",
+        "no pacing",
+        "idle is an end",
+        "bulk",
+        "memory given back",
     ] {
         assert!(features.contains(feature), "no seed had {feature}");
     }

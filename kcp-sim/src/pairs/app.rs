@@ -66,6 +66,8 @@ pub(super) struct App {
     pub(super) datagrams: u32,
     datagrams_ready: bool,
     fiddles: bool,
+    /// Gives memory back between whiles, and says that it waits for room without having been refused any.
+    pub(super) tidies: Option<Dice>,
     pub(super) actions: u64,
 }
 
@@ -153,6 +155,7 @@ impl App {
             datagrams_ready: false,
             fiddles: note(features, dice.chance(0.2), "limits changed"),
             dice: Dice::new(dice.u64()),
+            tidies: None,
             actions: 0,
         }
     }
@@ -275,6 +278,14 @@ impl App {
             self.aborted = true;
             self.actions += 1;
             return Ok(());
+        }
+        if let Some(dice) = &mut self.tidies {
+            if dice.chance(0.1) {
+                session.trim();
+            }
+            if dice.chance(0.05) && !self.shut {
+                session.want_write();
+            }
         }
         self.write(session, now, local)?;
         self.read(session, now, local, peer)?;

@@ -434,6 +434,10 @@ impl<'a> Sim<'a> {
                 Self::draw_upheavals(&mut upheavals, &pair, id, chaos, features, &mut schedule);
             }
             pair.draw_bulk(&mut options, features);
+            for end in &mut pair.ends {
+                let tidies = note(features, options.chance(0.2), "memory given back");
+                end.app.tidies = tidies.then(|| Dice::new(options.u64()));
+            }
             pair.draw_wraps(&mut more, features);
             for end in &mut pair.ends {
                 end.holds = note(features, newest.coin(), "held answers");
