@@ -61,14 +61,12 @@ impl Sum {
         self.simulated += life.lasted.as_secs_f64();
         // Whatever the order in which they end.
         self.hash = self.hash.wrapping_add(life.hash ^ life.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let (again, seed) = (life.again(), life.seed);
         for feature in life.features {
             *self.features.entry(format!("{world}: {feature}")).or_default() += 1;
         }
         if let Some(failure) = life.failure {
             self.failed += 1;
-            let again =
-                format!("cargo run -p kcp-cli -- sim --{world} --seeds 1 --from {} --trace", life.seed);
-            let Life { seed, .. } = life;
             self.failures.push(Failed { seed, world, what: failure.what, again, tail: failure.tail });
         }
     }

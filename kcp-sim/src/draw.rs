@@ -37,6 +37,28 @@ pub(crate) struct Drawn {
     pub(crate) odd_timeouts: bool,
     /// Mode 0: the wait for the next repetition doubles up to a minute.
     pub(crate) doubles: bool,
+    pub(crate) keepalive: Option<Duration>,
+    /// Congestion control is off: only windows and pacing limit what is on its way.
+    pub(crate) nc: bool,
+    pub(crate) pacing: bool,
+    pub(crate) idle_is_eof: bool,
+}
+
+impl Drawn {
+    /// Parameters that were thought of after those of [`session`].
+    pub(crate) fn more(&mut self, dice: &mut Dice, features: &mut Features) {
+        self.pacing = !note(features, dice.chance(0.3), "no pacing");
+        self.idle_is_eof = note(features, dice.chance(0.3), "idle is an end");
+        self.config = self.config.clone().pacing(self.pacing).idle_is_eof(self.idle_is_eof);
+    }
+
+    /// For more data than the rest has.
+    pub(crate) fn bulk(&mut self, window: u32, nc: bool) {
+        (self.send_window, self.nc, self.doubles, self.interval) = (window, nc, false, ms(20));
+        let config = self.config.clone().mtu(1400).send_window(window).recv_window(window);
+        let config = config.nodelay(NoDelay { nc, ..NoDelay::FAST });
+        self.config = config.send_buffer(2 << 20).recv_buffer(8 << 20);
+    }
 }
 
 /// Every parameter of a session, each left at its preset half of the time.
@@ -47,6 +69,8 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
     let mut drawn_interval = ms(40);
     let preset = dice.below(4);
     let mut doubles = preset == 0;
+    let mut nc = preset != 0;
+    let mut keepalive = Some(ms(10_000));
     let mut config = match preset {
         0 => SessionConfig::normal(),
         1 => SessionConfig::fast(),
@@ -71,12 +95,9 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         drawn_interval = ms(interval);
         let nodelay = dice.below(3) as u8;
         doubles = nodelay == 0;
-        config = config.nodelay(NoDelay {
-            nodelay,
-            interval: ms(interval),
-            resend: dice.below(6) as u32,
-            nc: dice.coin(),
-        });
+        let resend = dice.below(6) as u32;
+        nc = dice.coin();
+        config = config.nodelay(NoDelay { nodelay, interval: ms(interval), resend, nc });
         note(features, true, "odd nodelay numbers");
     }
     if dice.chance(0.3) {
@@ -105,7 +126,8 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         config = config.recv_buffer(dice.log(1, 400_000) as usize);
     }
     if dice.coin() {
-        config = config.keepalive(dice.maybe(0.6, |dice| ms(dice.log(500, 20_000))));
+        keepalive = dice.maybe(0.6, |dice| ms(dice.log(500, 20_000)));
+        config = config.keepalive(keepalive);
         idle = dice.maybe(0.6, |dice| ms(dice.log(3_000, 60_000)));
         user = dice.maybe(0.6, |dice| ms(dice.log(3_000, 60_000)));
         zero = dice.maybe(0.6, |dice| ms(dice.log(5_000, 120_000)));
@@ -126,6 +148,10 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         interval: drawn_interval,
         odd_timeouts,
         doubles,
+        keepalive,
+        nc,
+        pacing: true,
+        idle_is_eof: false,
     }
 }
 

@@ -59,6 +59,18 @@ pub struct Life {
     pub failure: Option<Failure>,
 }
 
+impl Life {
+    /// The command that lives it again, aloud.
+    #[must_use]
+    pub fn again(&self) -> String {
+        let world = match self.world {
+            World::Core => "core",
+            World::Stack => "stack",
+        };
+        format!("cargo run -p kcp-cli -- sim --{world} --seeds 1 --from {} --trace", self.seed)
+    }
+}
+
 /// A promise that was broken.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

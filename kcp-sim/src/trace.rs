@@ -48,6 +48,7 @@ impl Trace {
 
     pub(crate) fn add(&mut self, at: u64, who: u32, what: &'static str, numbers: [u64; 3]) {
         let entry = Entry { at, who, what, numbers };
+        self.add_bytes(what.as_bytes());
         for word in [at, u64::from(who), what.len() as u64, numbers[0], numbers[1], numbers[2]] {
             self.mix(word);
         }
@@ -111,4 +112,28 @@ pub(crate) fn command(datagram: &[u8]) -> &'static str {
 pub(crate) fn word(datagram: &[u8], at: usize) -> u64 {
     let word = datagram.get(at..at + 4).and_then(|word| word.first_chunk()).copied();
     u64::from(u32::from_le_bytes(word.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_of_a_line_is_in_the_hash() {
+        let hash = |at, who, what, numbers| {
+            let mut trace = Trace::new(false);
+            trace.add(at, who, what, numbers);
+            trace.hash()
+        };
+        let line = hash(1, 2, "push", [3, 4, 5]);
+        assert_eq!(line, hash(1, 2, "push", [3, 4, 5]));
+        for other in [
+            hash(0, 2, "push", [3, 4, 5]),
+            hash(1, 0, "push", [3, 4, 5]),
+            hash(1, 2, "wask", [3, 4, 5]),
+            hash(1, 2, "push", [3, 5, 4]),
+        ] {
+            assert_ne!(line, other);
+        }
+    }
 }

@@ -1,16 +1,22 @@
 //! A small swarm in every test run, the seeds that once failed, and that a seed is a life.
 
 use std::collections::BTreeSet;
+use std::env;
+use std::process::Command;
 
 use kcp_sim::{World, live};
+
+/// Set for the second process of a test.
+const SECOND: &str = "KCP_SIM_SECOND_PROCESS";
 
 #[track_caller]
 fn all_well(world: World, seeds: impl IntoIterator<Item = u64>) -> BTreeSet<&'static str> {
     let mut features = BTreeSet::new();
     for seed in seeds {
         let life = live(world, seed, false);
-        if let Some(failure) = life.failure {
-            panic!("{world:?} seed {seed}: {}\n{}", failure.what, failure.tail.join("\n"));
+        if let Some(failure) = &life.failure {
+            let tail = failure.tail.join("\n");
+            panic!("{world:?} seed {seed}: {}\n{tail}\nagain: {}", failure.what, life.again());
         }
         features.extend(life.features);
     }
@@ -29,6 +35,15 @@ fn a_swarm_of_the_core() {
         "replay",
         "raw corruption",
         "message mode",
+        "mtu drops",
+        "killed",
+        "begins again",
+        "another address",
+        "forger on the path",
+        "no pacing",
+        "idle is an end",
+        "bulk",
+        "memory given back",
     ] {
         assert!(features.contains(feature), "no seed had {feature}");
     }
@@ -53,6 +68,30 @@ fn a_seed_is_a_life() {
         }
     }
     assert_ne!(live(World::Core, 1, false).hash, live(World::Core, 2, false).hash);
+}
+
+/// Addresses, hashes of the standard library and whatever else differs between processes decide nothing.
+#[test]
+fn a_seed_is_a_life_in_another_process() {
+    let mut lives = String::new();
+    for (world, seeds) in [(World::Core, 0..40), (World::Stack, 0..8)] {
+        for seed in seeds {
+            let life = live(world, seed, false);
+            lives += &format!("lived {world:?} {seed} {:016x} {}\n", life.hash, life.events);
+        }
+    }
+    if env::var_os(SECOND).is_some() {
+        print!("\n{lives}");
+        return;
+    }
+    let second = Command::new(env::current_exe().unwrap())
+        .args(["a_seed_is_a_life_in_another_process", "--exact", "--nocapture"])
+        .env(SECOND, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(second.stdout).unwrap();
+    let theirs: Vec<&str> = said.lines().filter(|line| line.starts_with("lived ")).collect();
+    assert_eq!(theirs, lives.lines().collect::<Vec<_>>(), "{}", String::from_utf8_lossy(&second.stderr));
 }
 
 /// Seeds that have failed, and what of. They mean what they meant only as long as nothing is drawn differently; the defects

@@ -376,7 +376,8 @@ impl Extension {
         self.next_hello = None;
         let sent = self.hellos.as_mut().filter(|sent| **sent < MAX_HELLOS)?;
         *sent = sent.saturating_add(1);
-        self.next_hello = Some(now.plus_micros(HELLO_WAIT));
+        // Behind the last one nobody is woken for nothing.
+        self.next_hello = (*sent < MAX_HELLOS).then(|| now.plus_micros(HELLO_WAIT));
         Some(self.hello(0))
     }
 

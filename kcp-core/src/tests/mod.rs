@@ -4,6 +4,7 @@
 mod api;
 mod classic;
 mod controller;
+mod forger;
 mod hostile;
 mod liveness;
 mod loss;

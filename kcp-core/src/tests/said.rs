@@ -145,16 +145,15 @@ fn a_hello_is_repeated_five_times_or_until_a_plain_peer_answers() {
         let mut lazy = Session::connect_lazy(77, Arc::new(quiet()), Seed::from_u64(2), at(0));
         let mut times = vec![];
         while let Some(due) = lazy.poll_timeout() {
-            assert!(
-                says(&mut lazy, due, |control| matches!(control, Control::Hello { .. })) || times.len() == 5
-            );
+            // Nobody is woken after the last.
+            assert!(says(&mut lazy, due, |control| matches!(control, Control::Hello { .. })));
             times.push(due.as_millis());
             if answered && times.len() == 2 {
                 lazy.handle_datagram(due, &segment(Wins, 0, 128, 0, 0, 0, b"")).unwrap();
             }
         }
         assert_eq!(times[..2], [200, 400]);
-        assert_eq!(times[2..], if answered { vec![] } else { vec![600, 800, 1000, 1200] });
+        assert_eq!(times[2..], if answered { vec![] } else { vec![600, 800, 1000] });
     }
 }
 

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use kcp_core::{DatagramError, Event, Held, ReadError, Session, Timestamp, WriteError};
 
+use super::witness::{Peer, Witness};
 use crate::dice::Dice;
-use crate::draw::{Features, differs, fill, mix, note};
+use crate::draw::{Features, fill, mix, note};
 use crate::pairs::Check;
 
 /// How a writer ends.
@@ -39,7 +40,6 @@ pub(super) struct App {
     pub(super) total: u64,
     /// Lengths of the messages written, and the messages whole that were read.
     pub(super) lengths: Vec<u32>,
-    messages_read: usize,
     chunk: (u64, u64),
     gap: u64,
     /// Longest message that the peer can take.
@@ -53,7 +53,7 @@ pub(super) struct App {
     pub(super) appetite: Appetite,
     pub(super) next_read: u64,
     wait_readable: bool,
-    pub(super) read: u64,
+    pub(super) seen: Witness,
     pub(super) eof: bool,
     pub(super) read_error: bool,
     pub(super) drained: bool,
@@ -66,6 +66,8 @@ pub(super) struct App {
     pub(super) datagrams: u32,
     datagrams_ready: bool,
     fiddles: bool,
+    /// Gives memory back between whiles, and says that it waits for room without having been refused any.
+    pub(super) tidies: Option<Dice>,
     pub(super) actions: u64,
 }
 
@@ -82,20 +84,6 @@ pub(super) struct Sizes {
     pub(super) buffers: u64,
     /// Microseconds that a window takes, about.
     pub(super) round: u64,
-}
-
-/// What a reader may find: what its peer has done.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Peer<'a> {
-    pub(super) stream: u64,
-    pub(super) written: u64,
-    pub(super) shut: bool,
-    pub(super) lengths: &'a [u32],
-    pub(super) datagrams: u32,
-    /// Nobody meddles with bytes.
-    pub(super) trusted: bool,
-    /// An end of the stream at 0, by who has come in the place of who wrote.
-    pub(super) replaced: bool,
 }
 
 impl App {
@@ -143,7 +131,6 @@ impl App {
             written: 0,
             total,
             lengths: Vec::new(),
-            messages_read: 0,
             chunk,
             gap,
             limit,
@@ -155,7 +142,7 @@ impl App {
             appetite,
             next_read: 0,
             wait_readable: true,
-            read: 0,
+            seen: Witness::default(),
             eof: false,
             read_error: false,
             drained: false,
@@ -168,6 +155,7 @@ impl App {
             datagrams_ready: false,
             fiddles: note(features, dice.chance(0.2), "limits changed"),
             dice: Dice::new(dice.u64()),
+            tidies: None,
             actions: 0,
         }
     }
@@ -186,13 +174,25 @@ impl App {
         self.total = 0;
         self.written = 0;
         self.lengths.clear();
-        self.messages_read = 0;
-        self.read = 0;
+        self.seen = Witness::default();
         (self.shut, self.eof, self.read_error, self.drained, self.closed_told) =
             (false, false, false, false, false);
         (self.write_blocked, self.wait_readable, self.aborted) = (false, true, false);
         (self.dropped, self.abort_at, self.next_write) = (None, None, None);
         self.datagrams = 0;
+    }
+
+    /// Writes so much, at once.
+    pub(super) fn bulk(&mut self, total: u64) {
+        (self.total, self.chunk, self.gap) = (total, (10_000, 60_000), 0);
+    }
+
+    /// A program that was started again: it writes again from the beginning.
+    pub(super) fn again(&mut self, now: u64) {
+        let total = self.total;
+        self.restarted();
+        self.total = total;
+        self.next_write = Some(now);
     }
 
     /// The network has healed: reads, writes on, and ends in good order.
@@ -259,7 +259,7 @@ impl App {
 
     /// Everything was said and heard.
     pub(super) const fn is_content(&self, peer_written: u64) -> bool {
-        self.shut && self.drained && self.read >= peer_written
+        self.shut && self.drained && self.seen.read >= peer_written
     }
 
     /// Does what is due.
@@ -278,6 +278,14 @@ impl App {
             self.aborted = true;
             self.actions += 1;
             return Ok(());
+        }
+        if let Some(dice) = &mut self.tidies {
+            if dice.chance(0.1) {
+                session.trim();
+            }
+            if dice.chance(0.05) && !self.shut {
+                session.want_write();
+            }
         }
         self.write(session, now, local)?;
         self.read(session, now, local, peer)?;
@@ -395,40 +403,25 @@ impl App {
             } else {
                 if self.dice.chance(0.02) {
                     let mut seen = vec![0; 64.min(buf.len())];
-                    if let Ok(n) = session.peek(&mut seen)
-                        && peer.trusted
-                        && let Some(at) = differs(peer.stream, self.read, &seen[..n])
-                    {
-                        return Err(format!("peeked byte {at} is wrong"));
+                    if let Ok(n) = session.peek(&mut seen) {
+                        self.seen.peeked(&seen[..n], peer)?;
                     }
                 }
                 session.read(local, &mut buf).map(|n| Bytes::copy_from_slice(&buf[..n]))
             };
             match result {
-                Ok(data) => self.take(&data, whole && self.message, peer)?,
+                Ok(data) => self.seen.took(&data, whole && self.message, peer)?,
                 Err(ReadError::Empty) => {
                     self.wait_readable = true;
                     return Ok(());
                 }
                 Err(ReadError::EndOfStream) => {
                     self.eof = true;
-                    let whole = peer.shut && self.read == peer.written;
-                    let idle = session.close_reason() == Some(kcp_core::CloseReason::IdleTimeout);
-                    let excused = idle || (peer.replaced && self.read == 0);
-                    if peer.trusted && !whole && !excused {
-                        return Err(format!(
-                            "end of stream at {} of {} bytes, peer shut down: {}",
-                            self.read, peer.written, peer.shut
-                        ));
-                    }
-                    return Ok(());
+                    return self.seen.ended(session, peer);
                 }
                 Err(ReadError::Closed(_)) => {
-                    if !session.is_closed() {
-                        return Err("a read says closed, the session does not".into());
-                    }
                     self.read_error = true;
-                    return Ok(());
+                    return Witness::failed(session, peer);
                 }
                 Err(error) => return Err(format!("read: {error}")),
             }
@@ -439,38 +432,10 @@ impl App {
         }
     }
 
-    fn take(&mut self, data: &[u8], whole: bool, peer: &Peer<'_>) -> Check {
-        if peer.trusted {
-            if let Some(at) = differs(peer.stream, self.read, data) {
-                return Err(format!("byte {at} was read wrong"));
-            }
-            if whole && peer.lengths.get(self.messages_read).is_none_or(|&len| len as usize != data.len()) {
-                return Err(format!(
-                    "message {} has {} bytes, {:?} were sent",
-                    self.messages_read,
-                    data.len(),
-                    peer.lengths.get(self.messages_read)
-                ));
-            }
-            if self.read + data.len() as u64 > peer.written {
-                return Err(format!("{} bytes were read, {} written", self.read, peer.written));
-            }
-        }
-        self.messages_read += 1;
-        self.read += data.len() as u64;
-        Ok(())
-    }
-
     fn datagrams(&mut self, session: &mut Session, peer: &Peer<'_>) -> Check {
         if std::mem::take(&mut self.datagrams_ready) {
             while let Some(data) = session.recv_datagram() {
-                let known = data
-                    .first_chunk()
-                    .map(|id| u32::from_le_bytes(*id))
-                    .filter(|&id| id < peer.datagrams && data[4..] == datagram(peer.stream, id)[4..]);
-                if peer.trusted && known.is_none() {
-                    return Err(format!("an unreliable datagram of {} bytes that nobody sent", data.len()));
-                }
+                Witness::heard(&data, peer)?;
             }
         }
         if self.datagram_chance > 0.0 && self.dice.chance(self.datagram_chance) {

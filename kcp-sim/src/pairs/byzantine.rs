@@ -156,3 +156,51 @@ impl Byzantine {
         bytes
     }
 }
+
+/// What somebody on the path knows of an end.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) conv: u32,
+    /// What was acknowledged to it, and what it sends next.
+    pub(super) una: Seq,
+    pub(super) next: Seq,
+    /// What it has received.
+    pub(super) received: Seq,
+}
+
+/// Somebody who reads everything says something in the peer's name that fits.
+pub(super) fn meddle(dice: &mut Dice, seen: &Seen) -> Vec<u8> {
+    let in_flight = u64::from(seen.next.value().wrapping_sub(seen.una.value()));
+    let sent = |dice: &mut Dice, most| seen.una.plus(dice.below(most) as u32);
+    let una = if dice.coin() { seen.una } else { sent(dice, in_flight + 1) };
+    let wnd = dice.pick(&[0, 0, 1, 128, 65_535]);
+    let mut datagram = Vec::new();
+    for _ in 0..dice.pick(&[1, 1, 2, 8]) {
+        let ts = dice.u64() as u32;
+        let header =
+            Header { conv: seen.conv, cmd: Command::Wins, frg: 0, wnd, ts, sn: Seq::new(1), una, len: 0 };
+        let (header, payload) = match dice.below(6) {
+            // A window, and what has arrived: true or not.
+            0 => (header, Vec::new()),
+            1 => (Header { cmd: Command::Wask, ..header }, Vec::new()),
+            // What is in flight has arrived, the echo is wrong; alone or in a run, as ours are.
+            2 | 3 => {
+                let run = if dice.coin() { 0 } else { dice.range(1, 64) as usize };
+                let sn = sent(dice, in_flight.max(1));
+                (
+                    Header { cmd: Command::Ack, sn, frg: dice.u64() as u8, ..header },
+                    vec![dice.u64() as u8; run],
+                )
+            }
+            // Data within the window, of a message that may never end.
+            _ => {
+                let sn = seen.received.plus(dice.pick(&[0, 0, 1, 2, 30, 127]));
+                let frg = if dice.coin() { 0 } else { dice.pick(&[1, 2, 127, 255]) };
+                (Header { cmd: Command::Push, sn, frg, ..header }, vec![9; dice.pick(&[0, 1, 100, 1376])])
+            }
+        };
+        datagram.extend(Header { len: payload.len() as u32, ..header }.encode());
+        datagram.extend(payload);
+    }
+    datagram
+}

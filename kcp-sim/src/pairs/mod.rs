@@ -2,6 +2,7 @@
 
 mod app;
 mod byzantine;
+mod witness;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use kcp_netsim::{Link, LinkConfig};
 use crate::dice::Dice;
 use crate::draw::{self, Drawn, Features, healed, ms, note};
 use crate::trace::{Trace, command, word};
-use app::{App, Appetite, Peer, Sizes};
-use byzantine::Byzantine;
+use app::{App, Appetite, Sizes};
+use byzantine::{Byzantine, Seen};
+use witness::Peer;
 
 /// What broke, if something did.
 pub(crate) type Check = Result<(), String>;
@@ -29,15 +31,25 @@ const PATIENCE: u64 = 60_000_000;
 const ACKNOWLEDGED: u64 = 200_000;
 /// From then on what the bad network has left behind, long timeouts above all, is over.
 const RECOVERY: u64 = 5_000_000;
+/// After forged resets none is believed for so long.
+const DEAF: u64 = 10_500_000;
 /// After everybody has gone, nothing may be left to do.
 const SERVICES_PER_MS: u32 = 1000;
-/// Timers in a row that may fire for nothing: deadlines are exact, but for limits that moved meanwhile.
-const IDLE_WAKEUPS: u32 = 8;
+/// Answers to a hello that are due within a second (after 200, 300, 450 ms), or ends of a stream.
+const UNANSWERED: u32 = 4;
 /// As in `kcp-tokio`.
 const HALF_OPEN: Duration = ms(10_000);
 
-/// Whose a datagram is: the pair's, and which life of the end that sent it.
-type Label = (u32, u64);
+/// Whose a datagram is.
+#[derive(Copy, Clone, Debug)]
+struct Label {
+    /// The pair's.
+    id: u32,
+    /// Which life of the end that sent it.
+    life: u64,
+    from: u32,
+    to: u32,
+}
 
 /// The local clock of an end: it starts anywhere, runs too fast or slow, and jumps.
 #[derive(Debug)]
@@ -140,14 +152,20 @@ struct End {
     heard_life: Option<u64>,
     /// What has arrived and was not acknowledged, and since when.
     owed: Option<(Seq, u64)>,
+    /// What was acknowledged of what is in flight (bytes, and the peer's `una`), and since when nothing more, by its own clock.
+    stuck_since: Option<((u64, Seq), Timestamp)>,
     session: Option<Session>,
     /// Of the session that has ended here.
     epitaph: Option<Epitaph>,
     byzantine: Option<Byzantine>,
     clock: Clock,
+    /// So many microseconds.
+    set_back: u64,
     stalled_until: u64,
-    /// With the life of the peer that sent it.
-    inbox: Vec<(u64, Vec<u8>)>,
+    /// Where datagrams reach it, and where it sends.
+    addr: u32,
+    peer_addr: u32,
+    inbox: Vec<(Label, Vec<u8>)>,
     app: App,
     /// Opened by a plain probe.
     probed: bool,
@@ -160,10 +178,12 @@ struct End {
     /// Was told that its end was heard by a peer that can hear it.
     told: bool,
     lost_data: Option<bool>,
+    /// What it had received when it was killed.
+    taken: u64,
     closed_at: Option<u64>,
     heard_at: u64,
-    idle_wakeups: u32,
-    idle_at: u64,
+    /// Timers in a row that have fired for nothing; from an address that is not proven, since when, in seconds.
+    idle_wakeups: (u64, u32),
     services: (u64, u32),
     next: Option<u64>,
     buf: Vec<u8>,
@@ -202,11 +222,21 @@ enum Event {
     /// Forward; back, which no source of time should do, and which must do no more harm than to delay.
     Jump(u32, i64),
     Restart(u32),
+    /// Killed without a word; whatever has its address then knows nothing of the conversation.
+    Die(u32),
+    /// Killed, and begins anew with the same conversation, at another address or not.
+    Again(u32, bool),
+    /// Its datagrams come from another address from now on, which it notices or not.
+    Move(u32, bool),
     /// By somebody who does not know the conversation.
     Attack(u32),
     /// By somebody who does.
     Inject(u32),
+    /// By somebody who reads what is sent, too.
+    Meddle(u32),
     Link(usize),
+    /// What is longer vanishes, in one direction or both; none: as before.
+    Narrow(u8, Option<usize>),
     Heal,
     Blackout,
 }
@@ -231,6 +261,22 @@ impl Pair {
         }
     }
 
+    /// More than any window or pacing lets fly at once: what small transfers never reach.
+    fn draw_bulk(&mut self, dice: &mut Dice, features: &mut Features) {
+        let total = dice.range(1_000_000, 5_000_000);
+        let window = dice.range(512, 4096) as u32;
+        let nc = dice.chance(0.8);
+        let stream = self.ends.iter().all(|end| end.byzantine.is_none() && end.config.is_stream());
+        if !dice.chance(0.015) || !note(features, stream, "bulk") {
+            return;
+        }
+        for end in &mut self.ends {
+            end.drawn.bulk(window, nc);
+            end.config = Arc::new(end.drawn.config.clone());
+        }
+        self.ends[dice.below(2) as usize].app.bulk(total);
+    }
+
     /// Whether from now on nothing but success will do.
     fn hope(&mut self) {
         let well = |end: &End| {
@@ -243,7 +289,7 @@ impl Pair {
             let able = !session.is_connecting() && session.is_validated() && !slow;
             able && end.accepted && !end.drawn.odd_timeouts && !end.app.gone()
         };
-        self.hopeful = self.trusted && !self.restarted && self.ends.iter().all(well);
+        self.hopeful = self.trusted && !self.restarted && !self.is_severed() && self.ends.iter().all(well);
     }
 
     /// Where nothing can excuse it, whether all was said and heard.
@@ -257,12 +303,12 @@ impl Pair {
             if end.app.drops() || peer.app.drops() {
                 continue;
             }
-            let whole = end.app.read == peer.app.total && peer.app.written == peer.app.total;
+            let whole = end.app.seen.read == peer.app.total && peer.app.written == peer.app.total;
             let ended = end.app.eof && reason == Some(CloseReason::Finished);
             if !whole || (end.extended && !ended) {
                 return Err(format!(
                     "the network was well, but read {} of {}, end {}: {} ({})",
-                    end.app.read,
+                    end.app.seen.read,
                     peer.app.total,
                     end.app.eof,
                     reason_name(reason),
@@ -273,21 +319,53 @@ impl Pair {
         Ok(())
     }
 
+    /// Of what the end at `side` says now.
+    const fn label(&self, id: u32, side: usize) -> Label {
+        let [a, b] = &self.ends;
+        if side == 0 { a.label(id) } else { b.label(id) }
+    }
+
     /// Whoever dials, or needs no asking, is there.
     fn begin(&mut self) {
         let (conv, seed) = (self.conv, self.seed);
         for (side, end) in self.ends.iter_mut().enumerate().filter(|(_, end)| end.byzantine.is_none()) {
-            let (config, local) = (end.config.clone(), end.clock.local(0));
-            let seed = end.seed(draw::mix(seed ^ (side as u64) << 8));
-            let mut session = match end.role {
-                Role::Dials => Session::connect(conv, config, seed, local),
-                Role::DialsLazily => Session::connect_lazy(conv, config, seed, local),
-                Role::Established => Session::established(conv, config, seed, local),
-                Role::Listens => continue,
-            };
-            session.set_initial_sn(end.first[0], end.first[1]);
-            end.session = Some(session);
+            end.begin(conv, draw::mix(seed ^ (side as u64) << 8), 0);
         }
+    }
+
+    /// Somebody does what plain KCP cannot know: from now on only bounds are checked.
+    fn distrust(&mut self) {
+        (self.trusted, self.hopeful) = (false, false);
+        self.ends.iter_mut().for_each(|end| end.trusted = false);
+    }
+
+    /// The second end sends where the first is no longer, or where it has not been heard yet.
+    fn is_severed(&self) -> bool {
+        let [a, b] = &self.ends;
+        b.session.is_some() && b.peer_addr != a.addr
+    }
+
+    /// Who says something by itself is found wherever it is, if both can tell, and hears that its peer is gone. `well`: how long
+    /// nothing has been in the way.
+    fn check_found(&self, well: u64) -> Check {
+        let open = |end: &End| {
+            let session = end.session.as_ref().filter(|session| !session.is_closed());
+            session.is_some_and(|session| session.is_extended() && !session.is_connecting())
+        };
+        let [a, b] = &self.ends;
+        // One that was with another life of the server cannot prove itself to this.
+        let both = self.trusted && !self.restarted && open(a) && open(b);
+        if both && self.is_severed() && a.asked(well, 0) {
+            return Err(format!("has moved, and was not found ({})", a.who));
+        }
+        for (end, peer) in [(a, b), (b, a)] {
+            let gone = peer.session.is_none() && peer.byzantine.is_none();
+            let proven = open(end) && end.session.as_ref().is_some_and(Session::is_validated);
+            if self.trusted && !self.is_severed() && gone && proven && end.asked(well, DEAF) {
+                return Err(format!("its peer was killed, and it does not know ({})", end.who));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -296,12 +374,18 @@ struct Sim<'a> {
     dice: Dice,
     trace: &'a mut Trace,
     pairs: Vec<Pair>,
+    /// For what was thought of later.
+    later: Dice,
     links: [Link<(Label, Vec<u8>)>; 2],
     plans: [LinkConfig; 2],
+    /// As they are now, but for what is too long now.
+    paths: [LinkConfig; 2],
+    narrow: [Option<usize>; 2],
     schedule: VecDeque<(u64, Event)>,
     healed_at: Option<u64>,
     /// When nothing that the bad network has left behind can excuse anything any more.
     well_at: Option<u64>,
+    well_since: u64,
     dark_at: Option<u64>,
     /// Nothing is wrong with network, clocks and executors.
     calm: bool,
@@ -334,11 +418,25 @@ impl<'a> Sim<'a> {
         // What was thought of later has dice of its own: seeds of before mean what they meant, where it changes nothing.
         let mut more = Dice::new(draw::mix(seed) ^ 0x0DD5);
         let mut newest = Dice::new(draw::mix(seed) ^ 0x401D);
+        let mut options = Dice::new(draw::mix(seed) ^ 0x09E5);
+        let mut upheavals = Dice::new(draw::mix(seed) ^ 0x0B11);
         for id in 0..count {
             let mut pair = Self::draw_pair(&mut dice, id, chaos, calm, raw, features);
+            for end in &mut pair.ends {
+                end.drawn.more(&mut options, features);
+                end.config = Arc::new(end.drawn.config.clone());
+            }
             if !calm {
                 Self::draw_faults(&mut dice, &pair, id, chaos, features, &mut schedule);
                 Self::draw_restarts(&mut more, &pair, id, chaos, features, &mut schedule);
+            }
+            if !calm {
+                Self::draw_upheavals(&mut upheavals, &pair, id, chaos, features, &mut schedule);
+            }
+            pair.draw_bulk(&mut options, features);
+            for end in &mut pair.ends {
+                let tidies = note(features, options.chance(0.2), "memory given back");
+                end.app.tidies = tidies.then(|| Dice::new(options.u64()));
             }
             pair.draw_wraps(&mut more, features);
             for end in &mut pair.ends {
@@ -362,6 +460,10 @@ impl<'a> Sim<'a> {
                 schedule.push((dice.below(chaos), Event::Link(dice.below(2) as usize)));
             }
         }
+        if !calm {
+            let longest = pairs.iter().flat_map(|pair| &pair.ends).map(|end| end.config.mtu_bytes()).max();
+            Self::draw_narrows(&mut upheavals, longest.unwrap_or(0), chaos, features, &mut schedule);
+        }
         let dark = !calm && note(features, dice.chance(0.15), "blackout");
         schedule.retain(|&(at, _)| at < chaos);
         schedule.push((chaos, if dark { Event::Blackout } else { Event::Heal }));
@@ -372,11 +474,15 @@ impl<'a> Sim<'a> {
             dice,
             trace,
             pairs,
+            later: Dice::new(draw::mix(seed) ^ 0x1A7E),
             links,
+            paths: plans.clone(),
             plans,
+            narrow: [None; 2],
             schedule: schedule.into(),
             healed_at: None,
             well_at: None,
+            well_since: 0,
             dark_at: None,
             calm,
         }
@@ -448,6 +554,7 @@ impl<'a> Sim<'a> {
                 peer_life: None,
                 heard_life: None,
                 owed: None,
+                stuck_since: None,
                 session: None,
                 epitaph: None,
                 byzantine: None,
@@ -456,7 +563,10 @@ impl<'a> Sim<'a> {
                     base: dice.pick(&[0, (1 << 31) - 1000, (1 << 32) - 1000, 5_000_000, 1 << 40]) * 1000,
                     rate: if skewed { dice.range(950, 1050) } else { 1000 },
                 },
+                set_back: 0,
                 stalled_until: 0,
+                addr: side as u32,
+                peer_addr: 1 - side as u32,
                 inbox: Vec::new(),
                 app,
                 probed: false,
@@ -467,10 +577,10 @@ impl<'a> Sim<'a> {
                 extended: false,
                 told: false,
                 lost_data: None,
+                taken: 0,
                 closed_at: None,
                 heard_at: 0,
-                idle_wakeups: 0,
-                idle_at: 0,
+                idle_wakeups: (0, 0),
                 services: (0, 0),
                 next: Some(0),
                 buf: Vec::new(),
@@ -507,6 +617,68 @@ impl<'a> Sim<'a> {
             for _ in 0..dice.range(1, 3) {
                 schedule.push((dice.log(100, chaos), Event::Restart(id * 2 + 1)));
             }
+        }
+    }
+
+    /// The first end is killed, begins anew, moves; somebody on the path says things in its name.
+    fn draw_upheavals(
+        dice: &mut Dice,
+        pair: &Pair,
+        id: u32,
+        chaos: u64,
+        features: &mut Features,
+        schedule: &mut Vec<(u64, Event)>,
+    ) {
+        for (side, end) in pair.ends.iter().enumerate() {
+            let who = id * 2 + side as u32;
+            if end.byzantine.is_some() || end.role == Role::Listens {
+                continue;
+            }
+            if note(features, dice.chance(0.05), "killed") {
+                schedule.push((dice.log(100, chaos), Event::Die(who)));
+            }
+            if note(features, dice.chance(0.05), "begins again") {
+                for _ in 0..dice.range(1, 3) {
+                    schedule.push((dice.log(100, chaos), Event::Again(who, dice.coin())));
+                }
+            }
+        }
+        if pair.ends[1].role == Role::Listens
+            && pair.ends.iter().all(|end| end.byzantine.is_none())
+            && note(features, dice.chance(0.15), "another address")
+        {
+            for _ in 0..dice.range(1, 4) {
+                // While it connects, or later.
+                let early = dice.log(100, chaos.min(2_000_000));
+                let at = if dice.coin() { dice.below(chaos) } else { early };
+                schedule.push((at, Event::Move(id * 2, dice.chance(0.3))));
+            }
+        }
+        for side in 0..2 {
+            if pair.trusted && note(features, dice.chance(0.05), "forger on the path") {
+                for _ in 0..dice.range(1, 20) {
+                    schedule.push((dice.below(chaos), Event::Meddle(id * 2 + side)));
+                }
+            }
+        }
+    }
+
+    /// For a while the path takes only shorter datagrams than before.
+    fn draw_narrows(
+        dice: &mut Dice,
+        longest: usize,
+        chaos: u64,
+        features: &mut Features,
+        schedule: &mut Vec<(u64, Event)>,
+    ) {
+        if !note(features, dice.chance(0.2), "mtu drops") {
+            return;
+        }
+        for _ in 0..dice.range(1, 4) {
+            let (at, way) = (dice.below(chaos), dice.below(3) as u8);
+            let mtu = dice.range(24, (longest as u64).max(25) - 1) as usize;
+            schedule.push((at, Event::Narrow(way, Some(mtu))));
+            schedule.push((at + dice.log(1000, 40_000_000), Event::Narrow(way, None)));
         }
     }
 
@@ -607,11 +779,16 @@ impl<'a> Sim<'a> {
             }
             let mut touched = 0u64;
             for way in 0..2 {
-                while let Some(((id, life), datagram)) = self.links[way].poll(self.elapsed()) {
+                while let Some((label, datagram)) = self.links[way].poll(self.elapsed()) {
                     // Way 0 leads to the second end.
                     let side = 1 - way;
-                    self.pairs[id as usize].ends[side].inbox.push((life, datagram));
-                    touched |= 1 << (id * 2 + side as u32);
+                    let end = &mut self.pairs[label.id as usize].ends[side];
+                    if label.to != end.addr {
+                        self.trace.add(self.now, end.who, "astray", [label.to.into(), 0, 0]);
+                        continue;
+                    }
+                    end.inbox.push((label, datagram));
+                    touched |= 1 << (label.id * 2 + side as u32);
                 }
             }
             all.clear();
@@ -655,6 +832,7 @@ impl<'a> Sim<'a> {
                 let (pair, side) = who(id);
                 let end = &mut self.pairs[pair].ends[side];
                 end.clock.jump(self.now, by);
+                end.set_back += if by < 0 { by.unsigned_abs() } else { 0 };
                 end.owed = None;
                 end.next = Some(self.now.max(end.stalled_until));
             }
@@ -679,7 +857,7 @@ impl<'a> Sim<'a> {
                 past.datagrams = past.datagrams.max(datagrams);
                 end.app.restarted();
                 end.allowed = Allowed::new(end.first[0]);
-                end.owed = None;
+                (end.owed, end.stuck_since) = (None, None);
                 (end.session, end.epitaph) = (None, None);
                 (end.accepted, end.probed, end.half_open_until) = (false, false, None);
                 (end.bytes, end.lost_data, end.closed_at) = ((0, 0), None, None);
@@ -688,14 +866,67 @@ impl<'a> Sim<'a> {
                 end.inbox.clear();
                 end.next = None;
             }
+            Event::Die(id) => {
+                self.trace.add(self.now, id, "killed", [0; 3]);
+                let (pair, side) = who(id);
+                self.pairs[pair].ends[side].die();
+            }
+            Event::Again(id, elsewhere) => {
+                self.trace.add(self.now, id, "again", [u64::from(elsewhere), 0, 0]);
+                let (pair, side) = who(id);
+                let pair = &mut self.pairs[pair];
+                // Plain KCP takes the second life's data for the first's.
+                pair.distrust();
+                let (conv, end) = (pair.conv, &mut pair.ends[side]);
+                end.die();
+                end.app.again(self.now);
+                end.addr += if elsewhere && side == 0 { 2 } else { 0 };
+                end.incarnation += 1;
+                end.begin(conv, draw::mix(pair.seed ^ (side as u64) << 8 ^ end.incarnation << 16), self.now);
+                end.next = Some(self.now.max(end.stalled_until));
+            }
+            Event::Move(id, noticed) => {
+                let (pair, side) = who(id);
+                let end = &mut self.pairs[pair].ends[side];
+                // The first end's are even.
+                end.addr += 2;
+                self.trace.add(self.now, id, "moves", [end.addr.into(), u64::from(noticed), 0]);
+                if let Some(session) = end.session.as_mut().filter(|_| noticed) {
+                    session.probe_path();
+                    end.next = Some(self.now.max(end.stalled_until));
+                }
+            }
+            Event::Meddle(id) => {
+                let (pair, side) = who(id);
+                self.pairs[pair].distrust();
+                let (conv, label) = (self.pairs[pair].conv, self.pairs[pair].label(id / 2, 1 - side));
+                let end = &mut self.pairs[pair].ends[side];
+                let Some(session) = &end.session else { return Ok(()) };
+                let Allowed { una, next, .. } = end.allowed;
+                let seen = Seen { conv, una, next, received: session.una() };
+                let datagram = byzantine::meddle(&mut self.later, &seen);
+                let numbers = [word(&datagram, 12), word(&datagram, 16), datagram.len() as u64];
+                self.trace.add(self.now, id, "meddle", numbers);
+                end.inbox.push((label, datagram));
+                end.next = Some(self.now.max(end.stalled_until));
+            }
+            Event::Narrow(way, mtu) => {
+                self.trace.add(self.now, 0, "path mtu", [u64::from(way), mtu.unwrap_or(0) as u64, 0]);
+                for side in 0..2 {
+                    if way == 2 || usize::from(way) == side {
+                        self.narrow[side] = mtu;
+                        self.set_path(side);
+                    }
+                }
+            }
             Event::Attack(id) => return self.attack(id),
             Event::Inject(id) => {
                 let (pair, side) = who(id);
-                let life = self.pairs[pair].ends[1 - side].incarnation;
+                let label = self.pairs[pair].label(id / 2, 1 - side);
                 let mut liar = Byzantine::new(self.pairs[pair].conv, &mut self.dice, 1000);
                 let datagram = liar.say(self.now);
                 self.trace.add(self.now, id, "inject", [datagram.len() as u64, 0, 0]);
-                self.pairs[pair].ends[side].inbox.push((life, datagram));
+                self.pairs[pair].ends[side].inbox.push((label, datagram));
                 self.pairs[pair].ends[side].next =
                     Some(self.now.max(self.pairs[pair].ends[side].stalled_until));
             }
@@ -704,7 +935,8 @@ impl<'a> Sim<'a> {
                 plan.delay = Duration::from_micros(self.dice.log(50, 500_000));
                 plan.rate = self.dice.maybe(0.3, |dice| dice.log(8_000, 10_000_000));
                 self.trace.add(self.now, way as u32, "path change", [plan.delay.as_micros() as u64, 0, 0]);
-                self.links[way].set_config(plan);
+                self.paths[way] = plan;
+                self.set_path(way);
             }
             Event::Heal => self.heal(),
             Event::Blackout => {
@@ -717,6 +949,12 @@ impl<'a> Sim<'a> {
             }
         }
         Ok(())
+    }
+
+    fn set_path(&mut self, way: usize) {
+        let path = &self.paths[way];
+        let mtu = path.mtu.into_iter().chain(self.narrow[way]).min();
+        self.links[way].set_config(LinkConfig { mtu, ..path.clone() });
     }
 
     /// Executors run again.
@@ -732,10 +970,13 @@ impl<'a> Sim<'a> {
         self.healed_at = Some(self.now);
         // What waits in a queue is still in the way.
         let arrived = self.links.iter().filter_map(|link| link.last_due()).map(micros_up).max();
-        self.well_at = Some(arrived.unwrap_or(0).max(self.now) + RECOVERY);
-        for link in &mut self.links {
-            link.set_partitioned(false);
-            link.set_config(healed());
+        self.well_since = arrived.unwrap_or(0).max(self.now) + RECOVERY;
+        self.well_at = Some(self.well_since);
+        self.narrow = [None; 2];
+        self.paths = [healed(), healed()];
+        for way in 0..2 {
+            self.links[way].set_partitioned(false);
+            self.set_path(way);
         }
         self.settle();
         for end in self.pairs.iter_mut().flat_map(|pair| &mut pair.ends) {
@@ -820,6 +1061,7 @@ impl<'a> Sim<'a> {
             datagrams: peer.app.datagrams,
             trusted,
             replaced: past.as_ref().is_some_and(|past| !past.known),
+            idle_is_eof: end.drawn.idle_is_eof,
         };
         if let Some(past) = past
             && side == 0
@@ -829,8 +1071,7 @@ impl<'a> Sim<'a> {
             view.lengths = if view.lengths.is_empty() { &past.lengths } else { view.lengths };
             view.shut |= past.shut;
         }
-        let mut out =
-            Out { id: id as u32, life: end.incarnation, now, link, trace: self.trace, sent: 0, events: 0 };
+        let mut out = Out { label: end.label(id as u32), now, link, trace: self.trace, sent: 0, events: 0 };
         end.turn(conv, pair.seed, &view, &mut out).map_err(|what| format!("{what} ({who})"))?;
         let past = past.as_ref().filter(|_| side == 0);
         end.check_promises(peer, trusted, pair.restarted, past).map_err(|what| format!("{what} ({who})"))?;
@@ -842,6 +1083,8 @@ impl<'a> Sim<'a> {
         let now = self.now;
         let mut over = true;
         for pair in &mut self.pairs {
+            let severed = pair.is_severed();
+            pair.check_found(now.saturating_sub(self.well_since))?;
             for side in 0..2 {
                 let [a, b] = &mut pair.ends;
                 let (end, peer) = if side == 0 { (a, b) } else { (b, a) };
@@ -849,7 +1092,7 @@ impl<'a> Sim<'a> {
                 if session.is_closed() {
                     continue;
                 }
-                let alone = peer.session.as_ref().is_none_or(Session::is_closed);
+                let alone = severed || peer.session.as_ref().is_none_or(Session::is_closed);
                 // A peer that has gone without a word is found by the idle timeout, if there is one.
                 let helpless = alone && (end.drawn.idle.is_none() || end.app.gone());
                 // Damage may have acknowledged what never came, and so may a plain peer that was restarted; a grave answers;
@@ -917,7 +1160,7 @@ impl<'a> Sim<'a> {
             let (app, stats) = (&end.app, session.stats());
             Some(format!(
                 "{}: written {} of {}, read {}, shut {}, drained {}, in flight {}, unsent {}, peer's window {}, rto {:?}, extended {}",
-                end.who, app.written, app.total, app.read, app.shut, app.drained, stats.in_flight, stats.unsent_bytes, stats.peer_window, stats.rto, session.is_extended()
+                end.who, app.written, app.total, app.seen.read, app.shut, app.drained, stats.in_flight, stats.unsent_bytes, stats.peer_window, stats.rto, session.is_extended()
             ))
         });
         stuck.collect::<Vec<_>>().join("; ")
@@ -930,7 +1173,7 @@ impl<'a> Sim<'a> {
             for side in 0..2 {
                 let (end, peer) = (&pair.ends[side], &pair.ends[1 - side]);
                 let who = end.who;
-                let heard_all = end.app.read >= peer.app.written;
+                let heard_all = end.app.seen.read >= peer.app.written;
                 let listening = !end.app.gone() && !matches!(end.app.appetite, Appetite::Never);
                 let reason = end.session.as_ref().and_then(Session::close_reason);
                 let listening = listening && self.healed_at.is_some();
@@ -942,7 +1185,7 @@ impl<'a> Sim<'a> {
                 {
                     return Err(format!(
                         "finished, but read {} of {} ({who})",
-                        end.app.read, peer.app.written
+                        end.app.seen.read, peer.app.written
                     ));
                 }
                 if self.calm
@@ -957,7 +1200,7 @@ impl<'a> Sim<'a> {
                 {
                     return Err(format!(
                         "nothing was wrong, but read {} of {}: {reason:?} ({who})",
-                        end.app.read, peer.app.written
+                        end.app.seen.read, peer.app.written
                     ));
                 }
             }
@@ -987,9 +1230,7 @@ impl<'a> Sim<'a> {
 
 /// Where a turn's output goes.
 struct Out<'a> {
-    id: u32,
-    /// Of whoever sends.
-    life: u64,
+    label: Label,
     now: u64,
     link: &'a mut Link<(Label, Vec<u8>)>,
     trace: &'a mut Trace,
@@ -999,11 +1240,15 @@ struct Out<'a> {
 
 impl Out<'_> {
     fn send(&mut self, who: u32, datagram: &[u8]) {
+        self.send_to(who, self.label.to, datagram);
+    }
+
+    fn send_to(&mut self, who: u32, to: u32, datagram: &[u8]) {
         self.sent += 1;
         self.trace.add_bytes(datagram);
         let numbers = [word(datagram, 12), word(datagram, 16), datagram.len() as u64];
         self.trace.add(self.now, who, command(datagram), numbers);
-        self.link.send(Duration::from_micros(self.now), ((self.id, self.life), datagram.to_vec()));
+        self.link.send(Duration::from_micros(self.now), (Label { to, ..self.label }, datagram.to_vec()));
     }
 }
 
@@ -1015,7 +1260,72 @@ impl End {
         })
     }
 
+    const fn label(&self, id: u32) -> Label {
+        Label { id, life: self.incarnation, from: self.addr, to: self.peer_addr }
+    }
+
+    /// Dials, or is there without asking.
+    fn begin(&mut self, conv: u32, seed: u64, now: u64) {
+        let (config, local, seed) = (self.config.clone(), self.clock.local(now), self.seed(seed));
+        let mut session = match self.role {
+            Role::Dials => Session::connect(conv, config, seed, local),
+            Role::DialsLazily => Session::connect_lazy(conv, config, seed, local),
+            Role::Established => Session::established(conv, config, seed, local),
+            Role::Listens => return,
+        };
+        session.set_initial_sn(self.first[0], self.first[1]);
+        self.session = Some(session);
+    }
+
+    /// Nothing is left of it but what its peer may have read.
+    fn die(&mut self) {
+        let received = self.session.as_ref().map_or(0, |session| session.stats().payload_received);
+        self.taken = self.taken.max(received);
+        (self.session, self.epitaph) = (None, None);
+        (self.owed, self.stuck_since, self.half_open_until) = (None, None, None);
+        (self.peer_life, self.heard_life, self.lost_data, self.closed_at) = (None, None, None, None);
+        (self.extended, self.told) = (false, false);
+        self.allowed = Allowed::new(self.first[0]);
+        self.inbox.clear();
+        self.next = None;
+    }
+
+    /// Something of the conversation comes from another address than before: whether the session is there from now on, as in
+    /// `kcp-tokio`.
+    fn follow(&mut self, label: Label, local: Timestamp, datagram: &[u8], out: &mut Out<'_>) -> bool {
+        let Some(session) = &mut self.session else { return true };
+        // A number that the peer cannot compute.
+        let path = draw::mix(u64::from(label.from) ^ u64::from(self.who) << 32 ^ 0xADD2);
+        if session.proves_path(datagram, path) || session.begins_elsewhere(datagram) {
+            let proven = session.is_validated();
+            out.trace.add(out.now, self.who, "follows", [label.from.into(), u64::from(proven), 0]);
+            if !session.is_validated() {
+                // What came from the old one earns nothing at the new one.
+                self.bytes = (0, 0);
+            }
+            (self.peer_addr, out.label.to) = (label.from, label.from);
+            session.probe_path();
+            return true;
+        }
+        // Not more than three times of what came from there.
+        let question = session.challenge_path(local, path).filter(|ask| ask.len() <= datagram.len() * 3);
+        if let Some(question) = question {
+            out.send_to(self.who, label.from, &question);
+        }
+        false
+    }
+
+    /// Whether it has asked its peer for a sign of life, `after` so long, within the time that nothing was in the way.
+    fn asked(&self, well: u64, after: u64) -> bool {
+        // An unanswered question is repeated after a quarter; the clock may be slow.
+        self.drawn.keepalive.is_some_and(|period| {
+            let period = micros(period);
+            well > (period + period / 4 + after + self.set_back) * 21 / 20
+        })
+    }
+
     fn lie(&mut self, now: u64, id: u32, link: &mut Link<(Label, Vec<u8>)>, trace: &mut Trace) {
+        let label = self.label(id);
         let Some(liar) = &mut self.byzantine else { return };
         let mut answers = Vec::new();
         for (_, datagram) in self.inbox.drain(..) {
@@ -1030,7 +1340,7 @@ impl End {
             answers.clear();
             self.next = None;
         }
-        let mut out = Out { id, life: 0, now, link, trace, sent: 0, events: 0 };
+        let mut out = Out { label, now, link, trace, sent: 0, events: 0 };
         for datagram in answers {
             out.send(self.who, &datagram);
         }
@@ -1041,8 +1351,8 @@ impl End {
         let mut caused = !self.inbox.is_empty();
         let (extended, drained) = (self.extended, self.app.drained);
         self.check_acknowledged(out.now)?;
-        for (life, datagram) in std::mem::take(&mut self.inbox) {
-            self.receive(conv, seed, local, life, &datagram, out)?;
+        for (label, datagram) in std::mem::take(&mut self.inbox) {
+            self.receive(conv, seed, local, label, &datagram, out)?;
         }
         let Some(session) = &mut self.session else {
             self.next = None;
@@ -1100,22 +1410,14 @@ impl End {
             self.app.check_awake(session)?;
         }
         let for_nothing = fired && !caused && out.sent + out.events == 0 && self.app.actions == actions;
-        self.idle_wakeups = if for_nothing { self.idle_wakeups + 1 } else { 0 };
-        // Each segment that finds the peer's window closed when its timeout ends may cost one.
-        if for_nothing {
-            // Now and then is no harm: a session that may not speak to a stranger still has its keepalives.
-            let often = out.now - std::mem::replace(&mut self.idle_at, out.now) < 100_000;
-            self.idle_wakeups = if often { self.idle_wakeups } else { 1 };
-        }
-        if self.idle_wakeups > IDLE_WAKEUPS + session.stats().in_flight {
-            return Err(format!("{IDLE_WAKEUPS} timers in a row fired for nothing"));
-        }
+        let deadline = session.poll_timeout();
         if for_nothing {
             let stats = session.stats();
             let gauges = [u64::from(stats.in_flight), u64::from(stats.peer_window), stats.unsent_bytes];
             out.trace.add(out.now, self.who, "idle wakeup", gauges);
         }
-        let deadline = session.poll_timeout();
+        self.check_causes(for_nothing, local)?;
+        let Some(session) = &self.session else { return Ok(()) };
         if let Some(at) = deadline.filter(|&at| at <= local) {
             return Err(format!("due at {at:?} after everything was handled at {local:?}"));
         }
@@ -1133,6 +1435,8 @@ impl End {
             next = Some(next.map_or(at, |next| next.min(at)));
         }
         self.next = next;
+        self.check_unpaced()?;
+        self.check_progress(out.now, local)?;
         self.check_bounds()
     }
 
@@ -1142,10 +1446,22 @@ impl End {
         conv: u32,
         seed: u64,
         local: Timestamp,
-        life: u64,
+        label: Label,
         datagram: &[u8],
         out: &mut Out<'_>,
     ) -> Check {
+        let life = label.life;
+        let elsewhere = self.role == Role::Listens && label.from != self.peer_addr;
+        if self.session.is_none() && self.role != Role::Listens {
+            return self.answer(answer_for(datagram, None), label, datagram, out);
+        }
+        if elsewhere && self.epitaph.is_some() {
+            // A grave is found by its address.
+            return self.answer(answer_for(datagram, None), label, datagram, out);
+        }
+        if elsewhere && !self.follow(label, local, datagram, out) {
+            return Ok(());
+        }
         self.bytes.0 += datagram.len() as u64;
         self.heard_at = out.now;
         if let Some(epitaph) = &self.epitaph {
@@ -1155,13 +1471,13 @@ impl End {
             {
                 return Err("an ended session took a datagram".into());
             }
-            return self.answer(answer, datagram, out);
+            return self.answer(answer, label, datagram, out);
         }
         if self.session.is_none() {
             let window = self.config.recv_window_segments();
             let first = first_segment(&self.shifted(datagram), window);
             let Some((found, opening)) = first.filter(|&(found, _)| found == conv) else {
-                return self.answer(answer_for(datagram, None), datagram, out);
+                return self.answer(answer_for(datagram, None), label, datagram, out);
             };
             let hello = opening == Opening::Probe && answer_for(datagram, None).is_some();
             self.probed = opening == Opening::Probe && !hello;
@@ -1169,6 +1485,7 @@ impl End {
             let mut session = Session::accept(found, self.config.clone(), seed, local);
             session.set_initial_sn(self.first[0], self.first[1]);
             self.session = Some(session);
+            (self.peer_addr, out.label.to) = (label.from, label.from);
             self.half_open_until = Some(local + HALF_OPEN);
             out.trace.add(out.now, self.who, "opened", [self.incarnation, 0, 0]);
         }
@@ -1236,12 +1553,12 @@ impl End {
         datagram
     }
 
-    fn answer(&self, answer: Option<Vec<u8>>, datagram: &[u8], out: &mut Out<'_>) -> Check {
+    fn answer(&self, answer: Option<Vec<u8>>, to: Label, datagram: &[u8], out: &mut Out<'_>) -> Check {
         if let Some(answer) = answer {
             if answer.len() > datagram.len() {
                 return Err("an answer to a stranger is longer than what it answers".into());
             }
-            out.send(self.who, &answer);
+            out.send_to(self.who, to.from, &answer);
         }
         Ok(())
     }
@@ -1299,6 +1616,76 @@ impl End {
         Ok(())
     }
 
+    /// Without congestion control and pacing nothing but the two windows keeps data back.
+    fn check_unpaced(&self) -> Check {
+        let Some(session) = self.session.as_ref().filter(|_| self.drawn.nc && !self.drawn.pacing) else {
+            return Ok(());
+        };
+        let able = !session.is_closed() && !session.is_connecting() && session.is_validated();
+        let stats = session.stats();
+        let room = stats.in_flight < self.drawn.send_window.min(stats.peer_window);
+        if able && room && stats.unsent_bytes > 0 && !session.is_holding() {
+            return Err(format!(
+                "{} bytes wait, {} segments in flight, windows of {} and {}",
+                stats.unsent_bytes, stats.in_flight, self.drawn.send_window, stats.peer_window
+            ));
+        }
+        Ok(())
+    }
+
+    /// Who wakes a session up has a cause, but for two: the timeout of a segment that has meanwhile ridden along with another, or that
+    /// then waits for the peer's window, is over once for each in flight before anything else happens; and what an address that
+    /// is not proven has used up its share for is lost each time, above all the question of a keepalive, unanswered ones of
+    /// which follow a quarter of nine tenths of the period later.
+    fn check_causes(&mut self, for_nothing: bool, local: Timestamp) -> Check {
+        let Some(session) = self.session.as_ref().filter(|_| for_nothing) else {
+            self.idle_wakeups = (0, 0);
+            return Ok(());
+        };
+        let in_flight = session.stats().in_flight;
+        let (second, in_a_row) = self.idle_wakeups;
+        let this = local.as_micros() / 1_000_000;
+        let again = session.is_validated() || second == this;
+        self.idle_wakeups = (this, if again { in_a_row + 1 } else { 1 });
+        let asked =
+            self.drawn.keepalive.map_or(0, |period| (4_000_000_000 / 900 / period.as_millis()) as u32);
+        let share = if session.is_validated() { 0 } else { UNANSWERED + asked };
+        if self.idle_wakeups.1 > in_flight + share {
+            return Err(format!(
+                "{} timers in a row fired for nothing, {in_flight} in flight",
+                self.idle_wakeups.1
+            ));
+        }
+        Ok(())
+    }
+
+    /// Data in flight that nobody acknowledges ends the session when the user timeout says so.
+    fn check_progress(&mut self, now: u64, local: Timestamp) -> Check {
+        let Some(session) = self.session.as_ref().filter(|session| !session.is_closed()) else {
+            self.stuck_since = None;
+            return Ok(());
+        };
+        let (stats, held) = (session.stats(), session.held());
+        let in_flight = held.sent as u64 - stats.unsent_bytes;
+        let progress = (stats.payload_sent - in_flight, self.allowed.una);
+        if in_flight == 0 {
+            self.stuck_since = None;
+            return Ok(());
+        }
+        let (_, since) = *self.stuck_since.get_or_insert((progress, local));
+        match self.drawn.user {
+            _ if self.stuck_since.is_none_or(|(before, _)| before != progress) => {
+                self.stuck_since = Some((progress, local));
+                Ok(())
+            }
+            Some(limit) if local.saturating_since(since) > limit + ms(1) => Err(format!(
+                "nothing in flight was acknowledged for {:?}, the user timeout is {limit:?} (at {now})",
+                local.saturating_since(since)
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn check_bounds(&self) -> Check {
         let Some(session) = &self.session else { return Ok(()) };
         let (held, stats, buffers) = (session.held(), session.stats(), self.config.buffers());
@@ -1332,7 +1719,7 @@ impl End {
             // Who had heard whom it speaks with knows who comes after.
             Some(past) if past.known => past.received,
             _ if restarted => return Ok(()),
-            _ => session.map_or(0, |session| session.stats().payload_received),
+            _ => session.map_or(peer.taken, |session| session.stats().payload_received),
         };
         if received < self.app.written {
             return Err(format!("told that {} bytes were delivered, {received} were", self.app.written));
