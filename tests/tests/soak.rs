@@ -333,7 +333,8 @@ async fn soak() {
                 }
                 count(&counts.offered);
                 let seed = slot << 32 | n;
-                let which = usize::from(seed % 4 == 3);
+                // At each moment a quarter of all.
+                let which = usize::from((slot / ENDPOINTS as u64 + n) % 4 == 3);
                 let (client_was, server_was) = (place.changes(), servers[which].changes());
                 let client = place.endpoint().expect("a client's place is never empty");
                 let session = session(&client, addrs[which], seed, period.mul_f64(0.9), &counts);
