@@ -460,6 +460,46 @@ async fn what_all_sessions_hold_unacknowledged_is_bounded() {
     }
 }
 
+/// Whatever strangers send, from as many addresses as they like: sessions that have no beginning are the pool's, those that look whole
+/// wait to be accepted, and both are bounded, as is what all of them hold together.
+#[tokio::test(start_paused = true)]
+async fn strangers_use_no_more_memory_than_the_pool_and_the_backlog() {
+    const BUDGET: usize = 256 * 1024;
+    const POOL: usize = 100;
+    const BACKLOG: usize = 50;
+    let config = KcpConfig::turbo().half_open(POOL).backlog(BACKLOG).recv_budget(BUDGET);
+    let net = SimNet::new(LinkConfig::ideal(), 14);
+    let server = endpoint(&net, SERVER, &config);
+    let mut most = (0, 0, 0);
+    for i in 0..5_000u32 {
+        let [_, _, a, b] = i.to_be_bytes();
+        // At first nobody sends a first segment: who may not wait to be accepted opens nothing any more.
+        for sn in u32::from(i < 2_500)..8 {
+            let datagram = segment(Command::Push, i + 1, sn, 0, &[7; 1300]);
+            net.inject(([10, 1 + a, b, 7], 9).into(), addr(SERVER), &datagram);
+        }
+        if i % 10 == 0 {
+            sleep(Duration::from_millis(1)).await;
+            let stats = server.stats();
+            let [half_open, sessions, held] =
+                [stats.half_open, stats.sessions, stats.unread_bytes].map(|n| n as usize);
+            assert!(half_open <= POOL && sessions <= POOL + BACKLOG, "{stats:?}");
+            // One segment of each is let in whatever the budget.
+            assert!(held <= BUDGET + sessions * 1376, "{stats:?}");
+            most = (most.0.max(half_open), most.1.max(sessions - half_open), most.2.max(held));
+        }
+    }
+    assert!(most.0 == POOL && most.1 == BACKLOG && most.2 >= BUDGET / 2, "the limits were reached: {most:?}");
+    // The first are forgotten after 10 s, the others with their idle timeout, but for what they have left to read.
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(server.stats().half_open, 0);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(server.stats().sessions, 0);
+    assert!(server.stats().unread_bytes as usize <= BACKLOG * 8 * 1300, "{:?}", server.stats());
+    server.stop_accepting();
+    assert_eq!(server.stats().unread_bytes, 0, "{:?}", server.stats());
+}
+
 /// Every datagram that the socket of an address has been sent, summed: by the network's own count.
 #[tokio::test(start_paused = true)]
 async fn an_unproven_address_gets_no_more_than_three_times_what_it_sent() {

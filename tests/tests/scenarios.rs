@@ -456,7 +456,8 @@ async fn a_hundred_thousand_spoofed_beginnings_change_nothing() {
             ours.write_all(b"ping").await.unwrap();
             theirs.read_exact(&mut [0; 4]).await.unwrap();
             assert!(started.elapsed() <= ms(30), "{:?}", started.elapsed());
-            assert!(server.stats().sessions <= 4096 + 2, "{:?}", server.stats());
+            let stats = server.stats();
+            assert!(stats.sessions <= 4096 + 2 && stats.half_open <= 4096, "{stats:?}");
         }
     }
     assert!(server.stats().half_open > 3000 && server.stats().half_open_expired > 90_000);
@@ -480,7 +481,7 @@ async fn every_session_of_one_endpoint_hears_of_a_restart() {
         accepted.push(server.accept().await.unwrap().0);
     }
     for (ours, theirs) in streams.iter_mut().zip(&mut accepted) {
-        // What follows looks like no beginning.
+        // What follows is taken for something that has overtaken a beginning: it opens a session that nobody ever gets.
         ours.write_all(b"hello").await.unwrap();
         theirs.read_exact(&mut [0; 5]).await.unwrap();
     }
