@@ -4,17 +4,17 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::Config;
 use crate::error::{ConfigError, Error};
 use crate::mux::{Mux, Role};
 use crate::stream::Stream;
+use crate::sync::{Instant, Mutex, Sleep, lock, sleep_until, spawn};
 
 /// Bytes taken from the connection at once.
 const RECEIVE: usize = 64 << 10;
@@ -65,7 +65,7 @@ impl Session {
         config.validate()?;
         let (keepalive, timeout) = (config.keepalive, config.timeout);
         let shared = Arc::new(Shared(Mutex::new(Mux::new(config, role))));
-        tokio::spawn(Driver::new(io, shared.clone(), keepalive, timeout));
+        spawn(Driver::new(io, shared.clone(), keepalive, timeout));
         Ok(Self(Arc::new(Owner(shared))))
     }
 
@@ -134,17 +134,13 @@ impl fmt::Debug for Session {
 pub(crate) struct Shared(Mutex<Mux>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Mux> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
-        work(&mut self.lock())
+        work(&mut lock(&self.0))
     }
 
     /// The same; if `work` says so the task is woken, after the lock is released.
     pub(crate) fn work<T>(&self, work: impl FnOnce(&mut Mux) -> (T, bool)) -> T {
-        let mut mux = self.lock();
+        let mut mux = lock(&self.0);
         let (result, wake) = work(&mut mux);
         let driver = if wake { mux.driver.take() } else { None };
         drop(mux);
