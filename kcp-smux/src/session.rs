@@ -163,6 +163,8 @@ struct Driver<T> {
     out: Vec<u8>,
     written: usize,
     flushed: bool,
+    /// Why the connection takes nothing any more.
+    broken: Option<Error>,
     /// Received and not yet applied: `start..end`.
     input: Box<[u8]>,
     start: usize,
@@ -185,6 +187,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             out: Vec::new(),
             written: 0,
             flushed: true,
+            broken: None,
             input: vec![0; RECEIVE].into_boxed_slice(),
             start: 0,
             end: 0,
@@ -203,13 +206,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         // Whatever is queued after this wakes the task again.
         self.shared.with(|mux| mux.driver = Some(cx.waker().clone()));
         for _ in 0..ROUNDS {
-            let progress = match (self.write(cx), self.read(cx)) {
-                (Ok(wrote), Ok(read)) => wrote | read,
-                // Why the peer has ended the session says more than that it takes nothing any more.
-                (_, Err(error)) | (Err(error), _) => return Poll::Ready(error),
+            let wrote = match self.broken {
+                None => self.write(cx).unwrap_or_else(|error| {
+                    self.broken = Some(error);
+                    false
+                }),
+                Some(_) => false,
             };
-            if progress {
-                continue;
+            match self.read(cx) {
+                // Why the peer has ended the session says more than that it takes nothing any more.
+                Err(error) => return Poll::Ready(error),
+                Ok(read) if wrote | read => continue,
+                Ok(_) => {}
+            }
+            // What has arrived is read before.
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(error);
             }
             if self.flushed && self.out.is_empty() && self.shared.with(|mux| mux.is_finished()) {
                 // An error changes nothing any more.
