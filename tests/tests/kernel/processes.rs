@@ -181,9 +181,7 @@ async fn cut_short(
     let data = pattern(LEN, 5);
     let writing = async {
         loop {
-            if let Err(error) = writer.write_all(&data).await {
-                return Err(error);
-            }
+            writer.write_all(&data).await?;
         }
     };
     let mut got = vec![0; LEN / 4];
