@@ -25,8 +25,8 @@ const LOOK: u64 = 5;
 const LOOKS: usize = 6;
 /// Tombstones of two minutes are in the tables by then, and the tables have grown for them.
 const FULL: u64 = 150;
-/// How far from what it is then memory may be later: percent and KiB.
-const BAND: (u64, u64) = (5, 4 * 1024);
+/// How far from what it is then memory may be later: percent and KiB. One table that doubles, at a peak that comes late, takes 5 MiB.
+const BAND: (u64, u64) = (5, 8 * 1024);
 /// Before that: what each session may leave (two tombstones), and what else there may be, in bytes.
 const LEFT: u64 = 2048;
 const BUFFERS: u64 = 48 << 20;
