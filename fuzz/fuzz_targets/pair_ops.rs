@@ -47,7 +47,7 @@ fuzz_target!(|ops: Vec<Op>| {
                     assert!(read[side] <= written[1 - side]);
                 }
             }
-            Op::Wait(ms) => now = now + std::time::Duration::from_millis(u64::from(ms)),
+            Op::Wait(ms) => now += std::time::Duration::from_millis(u64::from(ms)),
             Op::Deliver(side) => {
                 if let Some(datagram) = wires[usize::from(side)].pop_front() {
                     let _ = ends[1 - usize::from(side)].handle_datagram(now, &datagram);

@@ -1,6 +1,7 @@
 //! The lab itself: packets cross with the delay and the loss asked for, and nothing is left behind.
 #![cfg(target_os = "linux")]
 
+use std::io::Write;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use kcp_netlab::{LinkConfig, Namespace, Path, available};
 #[test]
 fn datagrams_cross_and_namespaces_go() {
     if let Err(why) = available() {
-        eprintln!("skipped: {why}");
+        // Not by a macro, whose lines the harness keeps while the test passes.
+        let _ = writeln!(std::io::stderr(), "skipped: datagrams_cross_and_namespaces_go: {why}");
         return;
     }
     let (left, right) = (Namespace::new().unwrap(), Namespace::new().unwrap());

@@ -55,6 +55,7 @@ mod mux;
 mod session;
 pub mod snappy;
 mod stream;
+mod sync;
 
 pub use config::{Config, Version};
 pub use error::{ConfigError, Error, ProtocolError};

@@ -4,17 +4,17 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::Config;
 use crate::error::{ConfigError, Error};
 use crate::mux::{Mux, Role};
 use crate::stream::Stream;
+use crate::sync::{Instant, Mutex, Sleep, lock, sleep_until, spawn};
 
 /// Bytes taken from the connection at once.
 const RECEIVE: usize = 64 << 10;
@@ -65,7 +65,7 @@ impl Session {
         config.validate()?;
         let (keepalive, timeout) = (config.keepalive, config.timeout);
         let shared = Arc::new(Shared(Mutex::new(Mux::new(config, role))));
-        tokio::spawn(Driver::new(io, shared.clone(), keepalive, timeout));
+        spawn(Driver::new(io, shared.clone(), keepalive, timeout));
         Ok(Self(Arc::new(Owner(shared))))
     }
 
@@ -134,17 +134,13 @@ impl fmt::Debug for Session {
 pub(crate) struct Shared(Mutex<Mux>);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Mux> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
-        work(&mut self.lock())
+        work(&mut lock(&self.0))
     }
 
     /// The same; if `work` says so the task is woken, after the lock is released.
     pub(crate) fn work<T>(&self, work: impl FnOnce(&mut Mux) -> (T, bool)) -> T {
-        let mut mux = self.lock();
+        let mut mux = lock(&self.0);
         let (result, wake) = work(&mut mux);
         let driver = if wake { mux.driver.take() } else { None };
         drop(mux);
@@ -167,6 +163,8 @@ struct Driver<T> {
     out: Vec<u8>,
     written: usize,
     flushed: bool,
+    /// Why the connection takes nothing any more.
+    broken: Option<Error>,
     /// Received and not yet applied: `start..end`.
     input: Box<[u8]>,
     start: usize,
@@ -189,6 +187,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             out: Vec::new(),
             written: 0,
             flushed: true,
+            broken: None,
             input: vec![0; RECEIVE].into_boxed_slice(),
             start: 0,
             end: 0,
@@ -207,13 +206,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         // Whatever is queued after this wakes the task again.
         self.shared.with(|mux| mux.driver = Some(cx.waker().clone()));
         for _ in 0..ROUNDS {
-            let progress = match (self.write(cx), self.read(cx)) {
-                (Ok(wrote), Ok(read)) => wrote | read,
-                // Why the peer has ended the session says more than that it takes nothing any more.
-                (_, Err(error)) | (Err(error), _) => return Poll::Ready(error),
+            let wrote = match self.broken {
+                None => self.write(cx).unwrap_or_else(|error| {
+                    self.broken = Some(error);
+                    false
+                }),
+                Some(_) => false,
             };
-            if progress {
-                continue;
+            match self.read(cx) {
+                // Why the peer has ended the session says more than that it takes nothing any more.
+                Err(error) => return Poll::Ready(error),
+                Ok(read) if wrote | read => continue,
+                Ok(_) => {}
+            }
+            // What has arrived is read before.
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(error);
             }
             if self.flushed && self.out.is_empty() && self.shared.with(|mux| mux.is_finished()) {
                 // An error changes nothing any more.

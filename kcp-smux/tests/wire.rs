@@ -281,3 +281,25 @@ async fn the_receive_buffer_is_never_exceeded() {
     }
     assert_eq!(held, [vec![3; 800], vec![5; 200]].concat());
 }
+
+/// The peer has said everything and is gone: what this side still has to say fails, and what came before is read all the same.
+#[tokio::test]
+async fn what_has_arrived_is_read_although_nothing_can_be_sent_any_more() {
+    for version in [Version::V1, Version::V2] {
+        let (mut peer, here) = tokio::io::duplex(MIB);
+        peer.write_all(&[version.number(), 0, 0, 0, 3, 0, 0, 0]).await.unwrap();
+        for _ in 0..10 {
+            peer.write_all(&push(version.number(), 3, &[7; 20_000])).await.unwrap();
+        }
+        peer.write_all(&[version.number(), 1, 0, 0, 3, 0, 0, 0]).await.unwrap();
+        drop(peer);
+        let session = Session::server(here, Config::new(version)).unwrap();
+        let mut ours = session.open().unwrap();
+        ours.write_all(b"too late").await.unwrap();
+        let mut got = Vec::new();
+        session.accept().await.unwrap().read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, [7; 200_000]);
+        session.closed().await;
+        assert!(ours.write(b"x").await.is_err());
+    }
+}

@@ -200,15 +200,27 @@ impl Shard {
             return None;
         };
         let extended = opening == Opening::Probe && answer_for(datagram, None).is_some();
-        let in_vain = |counter| {
+        let silently = |counter| {
             count(counter);
             if let Some(more) = self.hub.logs.turned_away.permit(now) {
                 tracing::debug!(%peer, conv, more, "a first datagram is turned away: the counters say why");
             }
             None
         };
+        let in_vain = |counter| {
+            if opening == Opening::Push {
+                // It may be what a client of a former life repeats: to every other one the answer means nothing.
+                self.answer(peer, datagram, None, now);
+            }
+            silently(counter)
+        };
+        if peer.port() == 0 {
+            return silently(&self.hub.counters.dropped_source);
+        }
         let Some(waiting) = self.hub.waiting() else {
-            self.answer(peer, datagram, None, now);
+            if opening == Opening::Probe {
+                self.answer(peer, datagram, None, now);
+            }
             return in_vain(&self.hub.counters.dropped_not_listening);
         };
         if self.hub.registry.len() >= self.hub.config.max_sessions {
@@ -217,12 +229,12 @@ impl Shard {
         if waiting >= self.hub.config.backlog {
             return in_vain(&self.hub.counters.dropped_backlog);
         }
-        if peer.port() == 0 {
-            return in_vain(&self.hub.counters.dropped_source);
+        if !self.hub.config.filter.admits(peer) {
+            return silently(&self.hub.counters.dropped_filtered);
         }
-        let crowded = !lock(&self.hub.half_open).admits(peer.ip(), self.hub.config.half_open, now)
-            || !self.hub.admits_ip(peer.ip());
-        if crowded || !self.hub.config.filter.admits(peer) {
+        if !lock(&self.hub.half_open).admits(peer.ip(), self.hub.config.half_open, now)
+            || !self.hub.admits_ip(peer.ip())
+        {
             return in_vain(&self.hub.counters.dropped_filtered);
         }
         // conv 0 leaves the choice to us: one stable conv while the session lives, which the peer learns from our answer.

@@ -109,7 +109,10 @@ async fn buffers_smaller_than_asked_for_are_told_once_with_what_to_raise() {
             .is_ok_and(|bytes| bytes.trim().parse().is_ok_and(|bytes: usize| bytes < 1 << 27))
     };
     if !small("rmem_max") || !small("wmem_max") {
-        return eprintln!("skipped: this system grants buffers of any size");
+        // Not by a macro, whose lines the harness keeps while a test passes.
+        let line = b"skipped: buffers_smaller_than_asked_for_are_told_once_with_what_to_raise: this system grants any size\n";
+        let _ = std::io::stderr().write_all(line);
+        return;
     }
     for _ in 0..2 {
         KcpEndpoint::bind(addr("127.0.0.1:0"), KcpConfig::default().socket_buffer(1 << 29)).await.unwrap();

@@ -1,4 +1,6 @@
-//! What the tests share: seeded data, and the seeds asked for by the environment.
+//! What the tests share: seeded data, the seeds asked for by the environment, and how a test says that it was skipped.
+
+use std::io::Write;
 
 /// Bytes that depend on the seed alone.
 #[must_use]
@@ -6,6 +8,14 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
+}
+
+/// Says that the test which calls it proves nothing here, and why not: seen also where the harness keeps what a passing test prints,
+/// which it does for the macros only.
+pub fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("a test"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// The seeds to run: `KCP_SEED=n` for one, `KCP_SEEDS=n` for 0..n, else 0..`default`.

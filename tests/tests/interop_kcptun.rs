@@ -26,7 +26,7 @@ const LOSS: u32 = 11;
 fn installed() -> bool {
     let found = Command::new("kcptun-client").arg("--version").output().is_ok();
     if !found {
-        println!("skipped: kcptun is not installed");
+        kcp_tests::skipped("kcptun is not installed");
     }
     found
 }

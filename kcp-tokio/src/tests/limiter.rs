@@ -12,17 +12,24 @@ fn no_stretch_of_time_has_more_than_its_share() {
     for seed in 0..6 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut limiter = Limiter::new(rng.u64(..));
-        let (mut permitted, mut last) = (Vec::new(), HashMap::new());
+        let (mut permitted, mut each) = (Vec::new(), HashMap::new());
         let mut now = 0;
         let pause = *rng.choice(&[3, 300, 30_000]).unwrap();
         for _ in 0..60_000 {
             now += rng.u64(0..pause);
-            let to = SocketAddr::from((Ipv4Addr::from_bits(rng.u32(0..100_000)), 9));
+            // Half of all ask from one address.
+            let from = if rng.bool() { 0 } else { rng.u32(0..100_000) };
+            let to = SocketAddr::from((Ipv4Addr::from_bits(from), 9));
             if limiter.permit(to, Timestamp::from_micros(now)) {
                 permitted.push(now);
-                if let Some(before) = last.insert(to, now) {
-                    assert!(now - before >= 100_000, "seed {seed}: {to} twice within {} us", now - before);
-                }
+                let of_it: &mut Vec<u64> = each.entry(to).or_default();
+                of_it.push(now);
+                let begin = rng.usize(0..of_it.len());
+                let (answers, micros) = (of_it.len() - begin, now - of_it[begin]);
+                assert!(
+                    answers as u64 <= 1001 + micros / 1000,
+                    "seed {seed}: {to}: {answers} in {micros} us"
+                );
             }
         }
         assert!(permitted.len() > 9000);

@@ -7,3 +7,4 @@ mod limiter;
 mod logs;
 mod registry;
 mod timers;
+mod waiters;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use kcp_netlab::{LinkConfig, Namespace, Path, available, have};
-use kcp_tests::pattern;
+use kcp_tests::{pattern, skipped};
 use kcp_tokio::{KcpConfig, KcpEndpoint, KcpStream, SessionConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -22,11 +22,11 @@ pub(crate) fn ready(commands: &[&str]) -> bool {
     match (available(), missing) {
         (Ok(()), None) => true,
         (Err(why), _) => {
-            eprintln!("skipped: {why}");
+            skipped(&why);
             false
         }
         (_, Some(command)) => {
-            eprintln!("skipped: the command {command} is missing");
+            skipped(&format!("the command {command} is missing"));
             false
         }
     }

@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 
 use kcp_netlab::LinkConfig;
+use kcp_tokio::KcpEndpoint;
+use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::bench::{GUARD, PORT, Pair, config, ready, slow, transfer, until};
+use crate::bench::{GUARD, PORT, Pair, bind, config, ready, slow, transfer, until};
 use tokio::time::timeout;
 
 const LEN: usize = 4 << 20;
@@ -93,13 +95,33 @@ async fn a_small_send_buffer_loses_nothing() {
     assert!(stats.send_blocked > 0, "the buffer was never full: {stats:?}");
 }
 
+/// Linux tells a socket of a full queue only if it has asked for errors (`IP_RECVERR`): without, the packet is silently gone.
+#[tokio::test]
+async fn a_full_queue_that_is_told_is_a_loss() {
+    if !ready(&["tc"]) {
+        return;
+    }
+    let pair = Pair::new(slow());
+    // Four packets wait (a train of two counts as one, and has to fit): of a flight nearly all are refused.
+    throttle(&pair, "6000");
+    let server = pair.listen(config()).await;
+    let socket = bind(&pair.client, pair.path.left());
+    setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+    let dialler = KcpEndpoint::from_std(socket, config()).await.unwrap();
+    let mut client = timeout(GUARD, dialler.connect(pair.server_addr())).await.unwrap().unwrap();
+    let (mut accepted, _) = server.accept().await.unwrap();
+    transfer(&mut client, &mut accepted, 1 << 20, async {}).await;
+    let stats = dialler.stats();
+    assert!(stats.send_errors > 0, "ENOBUFS never came: {stats:?}");
+}
+
 #[tokio::test]
 async fn a_full_device_queue_is_a_loss() {
     if !ready(&["tc"]) {
         return;
     }
     let pair = Pair::new(slow());
-    // Less than a window. Whether the socket is told (ENOBUFS) is the kernel's choice; the packets are gone.
+    // Less than a window. A socket that has not asked for it is not told; the packets are gone.
     throttle(&pair, "60000");
     let (_server, _dialler, mut client, mut accepted) = pair.endpoints(config).await;
     transfer(&mut client, &mut accepted, LEN, async {}).await;

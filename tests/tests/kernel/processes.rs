@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kcp_netlab::Namespace;
 use kcp_tests::pattern;
-use kcp_tokio::{KcpConfig, KcpListener, KcpStream};
+use kcp_tokio::{KcpConfig, KcpListener, KcpStream, OwnedReadHalf, OwnedWriteHalf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,8 +120,8 @@ async fn a_server_that_is_killed_is_a_timeout() {
     }
     let pair = Pair::new(slow());
     let server = Running::start(&pair.server, "serve", pair.server_addr());
-    let client = pair.connect(hasty()).await.unwrap();
-    let (read, write) = cut_short(client, || server.signal(Signal::SIGKILL)).await;
+    let (mut reader, mut writer) = pair.connect(hasty()).await.unwrap().into_split();
+    let (read, write) = cut_short(&mut reader, &mut writer, || server.signal(Signal::SIGKILL)).await;
     assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut);
     assert_eq!(write.unwrap_err().kind(), ErrorKind::TimedOut);
 }
@@ -135,15 +135,24 @@ async fn a_server_that_is_killed_and_started_again_is_a_reset() {
     let mut server = Some(Running::start(&pair.server, "serve", pair.server_addr()));
     let client = pair.connect(config()).await.unwrap();
     let mut again = None;
-    let (read, write) = cut_short(client, || {
+    let (mut reader, mut writer) = client.into_split();
+    let (read, write) = cut_short(&mut reader, &mut writer, || {
         server.take().unwrap().signal(Signal::SIGKILL);
         again = Some(Running::start(&pair.server, "serve", pair.server_addr()));
     })
     .await;
-    // Told once, to whoever asks first, as TCP does: to the other half the stream has ended.
-    let told = [read.map(|_| ()), write].into_iter().filter_map(|result| result.err());
-    let kinds: Vec<_> = told.map(|error| error.kind()).collect();
-    assert!(kinds.contains(&ErrorKind::ConnectionReset), "{kinds:?}");
+    // Told once, to whoever asks first, as TCP does: then a read finds the end, and a write a broken pipe.
+    let (read, write) = (read.map(|_| ()).map_err(|error| error.kind()), write.map_err(|error| error.kind()));
+    match (read, write) {
+        (Err(ErrorKind::ConnectionReset), Err(ErrorKind::BrokenPipe))
+        | (Ok(()), Err(ErrorKind::ConnectionReset)) => {}
+        other => panic!("not told once: {other:?}"),
+    }
+    for _ in 0..2 {
+        assert_eq!(timeout(GUARD, reader.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+        let write = timeout(GUARD, writer.write(b"x")).await.unwrap();
+        assert_eq!(write.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
     // The new one serves.
     let client = pair.connect(config()).await.unwrap();
     timeout(GUARD, whole(client)).await.unwrap();
@@ -164,24 +173,29 @@ async fn whole(client: KcpStream) {
 }
 
 /// Sends without end to a server that echoes; after a quarter `event` happens, and both directions end. What came before is right.
-async fn cut_short(client: KcpStream, event: impl FnOnce()) -> (io::Result<usize>, io::Result<()>) {
+async fn cut_short(
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+    event: impl FnOnce(),
+) -> (io::Result<usize>, io::Result<()>) {
     let data = pattern(LEN, 5);
-    let (mut reader, mut writer) = client.into_split();
-    let sent = data.clone();
-    let writing = tokio::spawn(async move {
+    let writing = async {
         loop {
-            writer.write_all(&sent).await?;
+            writer.write_all(&data).await?;
         }
-    });
+    };
     let mut got = vec![0; LEN / 4];
-    timeout(GUARD, reader.read_exact(&mut got)).await.unwrap().unwrap();
-    event();
-    let read = timeout(GUARD, reader.read_to_end(&mut got)).await.unwrap();
+    let reading = async {
+        reader.read_exact(&mut got).await.unwrap();
+        event();
+        reader.read_to_end(&mut got).await
+    };
+    let ends = timeout(GUARD, async { tokio::join!(reading, writing) }).await.unwrap();
     assert!(
         got.iter().eq(data.iter().cycle().take(got.len())),
         "what came is not the beginning of what was sent"
     );
-    (read, timeout(GUARD, writing).await.unwrap().unwrap())
+    ends
 }
 
 #[tokio::test]
