@@ -35,8 +35,8 @@ const RECOVERY: u64 = 5_000_000;
 const DEAF: u64 = 10_500_000;
 /// After everybody has gone, nothing may be left to do.
 const SERVICES_PER_MS: u32 = 1000;
-/// Answers to a hello that are due within a second (after 200, 300, 450 ms), or ends of a stream.
-const UNANSWERED: u32 = 4;
+/// Answers to a hello that are due within a second (after 200, 300, 450 ms), and as many ends of a stream.
+const UNANSWERED: u32 = 8;
 /// As in `kcp-tokio`.
 const HALF_OPEN: Duration = ms(10_000);
 
