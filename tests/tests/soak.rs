@@ -15,6 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+/// Counts what is in use: resident memory is that, and what the allocator keeps.
+#[global_allocator]
+static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
+
 /// Sockets that the clients share.
 const ENDPOINTS: usize = 16;
 /// Nothing here takes so long.
@@ -361,7 +365,7 @@ async fn soak() {
     let sessions = |places: &[Arc<Place>]| {
         places.iter().filter_map(|place| Some(place.endpoint()?.stats().sessions)).sum::<u64>()
     };
-    let (mut looks, mut round) = (Vec::new(), 0usize);
+    let (mut looks, mut heaps, mut round) = (Vec::new(), Vec::new(), 0usize);
     while began.elapsed() < Duration::from_secs(seconds) {
         round += 1;
         sleep_until(began + round as u32 * Duration::from_millis(500)).await;
@@ -371,11 +375,12 @@ async fn soak() {
         let now = began.elapsed().as_secs();
         if looks.last().is_none_or(|&(at, _)| now >= at + LOOK) {
             looks.push((now / LOOK * LOOK, rss()));
+            heaps.push((now / LOOK * LOOK, HEAP.allocated() as u64 / 1024));
             if looks.len() % LOOKS == 1 {
-                let (at, kib) = looks[looks.len() - 1];
+                let ((at, kib), (_, heap)) = (looks[looks.len() - 1], heaps[heaps.len() - 1]);
                 let (dialled, accepted) = (sessions(&clients), sessions(&servers));
                 println!(
-                    "{at} s: {kib} KiB, {} sessions, {dialled} dialled and {accepted} accepted now",
+                    "{at} s: {kib} KiB, of which {heap} are in use, {} sessions, {dialled} dialled and {accepted} accepted now",
                     get(&counts.connects)
                 );
             }
@@ -425,8 +430,10 @@ async fn soak() {
         timeout(LIMIT, endpoint.wait_idle()).await.expect("sessions are left at a server");
         assert_eq!(endpoint.stats().sessions, 0);
     }
-    let series: Vec<_> = looks.iter().map(|(at, kib)| format!("{at}:{kib}")).collect();
-    println!("memory, s:KiB: {}", series.join(" "));
+    for (what, looks) in [("resident", &looks), ("in use", &heaps)] {
+        let series: Vec<_> = looks.iter().map(|(at, kib)| format!("{at}:{kib}")).collect();
+        println!("{what}, s:KiB: {}", series.join(" "));
+    }
     println!(
         "{seconds} s, {slots} at once, {rate} a second: {} sessions of {} offered ({} shut down, {} dropped, {} aborted, {} cut with their \
          client, {} by their server's end; {} silent clients), {} bytes echoed, {} moves, {} kills, {} departures",
