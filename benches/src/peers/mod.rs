@@ -28,6 +28,8 @@ pub enum Peer {
     OursFast,
     /// The same with the preset `normal`.
     OursNormal,
+    /// The same with the preset `turbo`, and acknowledgements that wait for nothing.
+    OursPrompt,
     /// This one with the preset `realtime`.
     OursRealtime,
     /// `tokio_kcp` 0.9.8.
@@ -55,8 +57,14 @@ impl Peer {
         [Self::Ours, Self::OursShared, Self::TokioKcp, Self::KcpRs, Self::RustKcp, Self::Quinn, Self::Tcp];
 
     /// Others of ours. Only when asked for.
-    pub const VARIANTS: [Self; 5] =
-        [Self::OursThreads, Self::OursShards, Self::OursNormal, Self::OursFast, Self::OursRealtime];
+    pub const VARIANTS: [Self; 6] = [
+        Self::OursThreads,
+        Self::OursShards,
+        Self::OursNormal,
+        Self::OursFast,
+        Self::OursPrompt,
+        Self::OursRealtime,
+    ];
 
     /// What the machine allows; for round trips and ticks.
     pub const PLAIN: [Self; 2] = [Self::Udp { acked: false }, Self::Udp { acked: true }];
@@ -91,6 +99,7 @@ impl Peer {
             Self::OursShards => "ours-shards",
             Self::OursFast => "ours-fast",
             Self::OursNormal => "ours-normal",
+            Self::OursPrompt => "ours-prompt",
             Self::OursRealtime => "ours-realtime",
             Self::TokioKcp => "tokio_kcp",
             Self::KcpRs => "kcp-rs",

@@ -48,6 +48,7 @@ fn ours(peer: Peer, window: u16) -> KcpConfig {
     let preset = match peer {
         Peer::OursFast => SessionConfig::fast(),
         Peer::OursNormal => SessionConfig::normal(),
+        Peer::OursPrompt => SessionConfig::turbo().ack_nodelay(true),
         Peer::OursRealtime => SessionConfig::realtime(),
         _ => SessionConfig::turbo(),
     };
@@ -198,6 +199,7 @@ impl Listener {
             | Peer::OursShared
             | Peer::OursThreads
             | Peer::OursNormal
+            | Peer::OursPrompt
             | Peer::OursFast
             | Peer::OursRealtime => Self::Ours(KcpListener::bind_with(at, ours(peer, window)).await?),
             Peer::OursShards => Self::Ours(KcpListener::bind_with(at, ours(peer, window).shards(2)).await?),
