@@ -57,7 +57,7 @@ impl Contestant {
             Self::new("ours normal", Peer::OursNormal),
             Self::new("ours fast", Peer::OursFast),
             Self::new("ours turbo", Peer::Ours),
-            Self::new("ours turbo, ACKs at once", Peer::OursPrompt),
+            Self::new("ours turbo prompt", Peer::OursPrompt),
             Self::new("ours realtime", Peer::OursRealtime),
             Self::new("tokio_kcp", Peer::TokioKcp),
             Self::new("kcp-rs", Peer::KcpRs),
