@@ -194,3 +194,19 @@ fn a_probe_is_answered_once_per_flush() {
     assert_eq!((header.cmd, header.wnd, data.len(), datagrams[0].len()), (Wins, 2048, 0, 1));
     assert_ne!(header.sn.value(), 0, "sn 0 would open a session elsewhere");
 }
+
+#[test]
+fn what_acknowledges_a_whole_first_flight_leaves_little_doubt() {
+    for (segments, doubt) in [(1, 24_000), (2, 12_000), (6, 4_000), (12, 3_000)] {
+        let mut end = lone(quiet().mtu(50));
+        for _ in 0..segments {
+            end.write(at(0), b"x").unwrap();
+            assert_eq!(sent(&mut end, at(0)).len(), 1, "one at a time, or the stream would join them");
+        }
+        let ack = segment(Ack, 0, 128, 0, segments - 1, segments, b"");
+        end.handle_datagram(at(48), &ack).unwrap();
+        let (stats, doubt) = (end.stats(), Duration::from_micros(doubt));
+        assert_eq!((stats.srtt, stats.rttvar), (Some(Duration::from_millis(48)), doubt), "{segments}");
+        assert_eq!(stats.rto, Duration::from_millis(48) + (doubt * 4).max(Duration::from_millis(10)));
+    }
+}
