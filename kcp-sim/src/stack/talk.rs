@@ -490,7 +490,10 @@ async fn listen(end: &End, half: &mut Option<OwnedReadHalf>, seed: u64) -> (u64,
                 let silence = plan.idle_is_eof
                     && !end.session.is_extended()
                     && end.session.close_reason() == Some(KcpError::Closed(CloseReason::IdleTimeout));
-                let excused = silence || end.told.load(Ordering::Relaxed) || whose.is_deceived(shared);
+                // Two lives of a server that a beginning has reached write into one ledger, and the end of either is one.
+                let twice = to_server && shared.ledger(id, true, |said| said.readers > 1);
+                let excused =
+                    silence || twice || end.told.load(Ordering::Relaxed) || whose.is_deceived(shared);
                 if !unheard && !announced && !excused {
                     shared.broken(format!(
                         "end of stream at {at} of {} bytes, shut down: {} (conversation {id:x}, conv {conv}, {who})",
