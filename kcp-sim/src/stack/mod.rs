@@ -861,10 +861,12 @@ async fn silence(hosts: &[Host]) -> Result<(), String> {
 /// Who was told that everything was delivered was told the truth.
 fn check_ledger(shared: &Shared, restarts: bool) -> Result<(), String> {
     for (id, both) in lock(&shared.ledger).iter() {
+        // Two sessions of a server that one beginning has reached: whoever took the silence of the first for the end hears the other no more.
+        let twice = both[0].readers > 1;
         for said in both {
             let natural = !said.read.is_empty() && said.read.iter().all(|&(_, natural)| natural);
             let all = said.read.iter().any(|&(read, _)| read == said.written);
-            if said.shutdown_ok && natural && !all && !restarts {
+            if said.shutdown_ok && natural && !all && !restarts && !twice {
                 return Err(format!(
                     "shutdown of {id:x} was Ok at {} bytes, read were {:?}",
                     said.written, said.read
