@@ -21,6 +21,11 @@ pub(crate) const fn low(n: u64) -> u32 {
     n as u32
 }
 
+/// Microseconds in half the room; more than an hour is the longest that fits.
+pub(crate) fn fits(micros: u64) -> u32 {
+    u32::try_from(micros).unwrap_or(u32::MAX)
+}
+
 /// A number of segments, which a window bounds, or a place in a chunk, which is shorter.
 pub(crate) const fn narrow(n: usize) -> u32 {
     debug_assert!(wide(n) <= wide(size(u32::MAX)), "bounded by the caller");

@@ -1,5 +1,7 @@
 //! Round-trip time and RTO (`ikcp_update_ack`, RFC 6298 with KCP's floor).
 
+use crate::num::fits;
+
 /// KCP's estimator in microseconds.
 ///
 /// `srtt` and `rttvar` follow RFC 6298 (gains 1/8 and 1/4, but plain means as long as there are fewer samples than that: what
@@ -85,10 +87,6 @@ impl RttEstimator {
     pub(crate) fn rto(&self) -> u64 {
         u64::from(self.rto)
     }
-}
-
-fn fits(micros: u64) -> u32 {
-    u32::try_from(micros).unwrap_or(u32::MAX)
 }
 
 /// The mean of `before`, which counts `weight` times, and of one more.

@@ -218,10 +218,8 @@ impl Shard {
             return silently(&self.hub.counters.dropped_source);
         }
         let Some(waiting) = self.hub.waiting() else {
-            if opening == Opening::Probe {
-                self.answer(peer, datagram, None, now);
-            }
-            return in_vain(&self.hub.counters.dropped_not_listening);
+            self.answer(peer, datagram, None, now);
+            return silently(&self.hub.counters.dropped_not_listening);
         };
         if self.hub.registry.len() >= self.hub.config.max_sessions {
             return in_vain(&self.hub.counters.dropped_sessions);

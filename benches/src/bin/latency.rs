@@ -240,12 +240,12 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
         let [first, second] = tables.rows.entry(*place).or_default();
         first.push(delays);
         // A contestant that is late has fewer bursts in the same time: per byte and per burst.
-        let (cost, each) = if work == "paced" {
-            (format!("{:.0}", bytes / 1000.0), packets)
+        let (cost, digits, each) = if work == "paced" {
+            (bytes / 1000.0, 0, packets)
         } else {
-            (format!("{expansion:.2}"), cell.packets / cell.delays.len().max(1) as f64)
+            (expansion, 2, cell.packets / cell.delays.len().max(1) as f64)
         };
-        second.push(format!("{cost} / {each:.0} / {:.1} %", lost * 100.0));
+        second.push(format!("{cost:.digits$} / {each:.0} / {:.1} %", lost * 100.0));
         results.push(json!({
             "work": work, "pattern": pattern, "percent": percent, "peer": name, "seeds": cell.seeds,
             "failed": cell.failed, "count": cell.delays.len(), "missing": cell.missing, "mean_ms": mean,
@@ -253,7 +253,6 @@ fn report(raw: &Path, out: Option<&Path>, document: Option<&Path>) -> Result<(),
             "wire_per_byte": expansion, "lost": lost,
         }));
         let x = f64::from(*percent);
-        let cost = if work == "paced" { bytes / 1000.0 } else { expansion };
         for (figure, y) in [("p99", p99), ("bytes", cost)] {
             let lines = plots.entry((work.clone(), pattern.clone(), figure)).or_default();
             if !lines.iter().any(|(other, _)| other == name) {

@@ -16,7 +16,7 @@ use crate::admission::NOTHING_ACKED;
 use crate::config::{SessionConfig, mss_of};
 use crate::congestion::{BoxedController, Classic, Off};
 use crate::error::WriteError;
-use crate::num::{size, wide};
+use crate::num::{fits, size, wide};
 use crate::rare::Rare;
 use crate::recv::assembler::Assembler;
 use crate::recv::reader::ReadQueue;
@@ -356,7 +356,7 @@ impl Engine {
 
     fn hold(&mut self, now: Timestamp) {
         let gap = saturating_micros(now.saturating_since(self.wrote_at));
-        self.write_gaps = [u32::try_from(gap).unwrap_or(u32::MAX), self.write_gaps[0]];
+        self.write_gaps = [fits(gap), self.write_gaps[0]];
         self.wrote_at = now;
         if self.params.write_delay && self.hold_until.is_none() {
             self.hold_until = Some(now.plus_micros(self.params.interval));

@@ -6,7 +6,7 @@ use core::cmp::Reverse;
 use bytes::Bytes;
 
 use crate::kept::Usage;
-use crate::num::{narrow, size, wide};
+use crate::num::{fits, narrow, size, wide};
 use crate::rare::Rare;
 use crate::seq::Seq;
 use crate::time::Timestamp;
@@ -613,7 +613,7 @@ impl Inflight {
         let mut sn = self.una;
         for slot in &mut self.slots {
             if !slot.acked && !slot.due && u64::from(slot.rto) > rto {
-                (slot.rto, slot.left) = (micros(rto), 0);
+                (slot.rto, slot.left) = (fits(rto), 0);
                 // The entry with the old deadline is stale once this one has ended.
                 deadlines.push(Reverse((slot.sent_at.plus_micros(rto), slot.order, sn.value())));
             }
@@ -706,10 +706,10 @@ impl Inflight {
         let in_between = slot.is_in_between(cause);
         if !in_between {
             let last = if slot.xmit == 1 { rto } else { u64::from(slot.rto) };
-            slot.rto = micros(if cause == Cause::Timeout { backoff(last) } else { last });
+            slot.rto = fits(if cause == Cause::Timeout { backoff(last) } else { last });
             slot.left = slot.rto;
         }
-        let wait = if first { slot.left.min(micros(gap)) } else { slot.left };
+        let wait = if first { slot.left.min(fits(gap)) } else { slot.left };
         slot.left = slot.left.saturating_sub(wait);
         slot.due = false;
         let len = slot.data.len();
@@ -746,10 +746,6 @@ impl Inflight {
             }
         }
     }
-}
-
-fn micros(time: u64) -> u32 {
-    u32::try_from(time).unwrap_or(u32::MAX)
 }
 
 /// Counts a segment that is to be sent again.
