@@ -268,14 +268,16 @@ impl SessionConfig {
     }
 
     /// A quiet session asks for a sign of life (`WASK`, which every KCP peer answers) this often: default 10 s,
-    /// since NAT entries for one-way UDP last 30 s; unanswered, it asks again after a quarter of that. None: never.
+    /// since NAT entries for one-way UDP last 30 s; unanswered, it asks again after a quarter of that. At least three times in an
+    /// [`idle_timeout`](Self::idle_timeout), whatever is asked for here: a shorter one would end a session that is only quiet. None: never.
     #[must_use]
     pub fn keepalive(mut self, period: Option<Duration>) -> Self {
         self.keepalive = period;
         self
     }
 
-    /// Ends the session when nothing acceptable was heard for so long: default 30 s. None: never.
+    /// Ends the session when nothing acceptable was heard for so long: default 30 s. None: never. So long a peer that was killed or
+    /// is cut off stays unnoticed by who only listens, and keeps its place at a listener.
     #[must_use]
     pub fn idle_timeout(mut self, after: Option<Duration>) -> Self {
         self.idle_timeout = after;

@@ -136,6 +136,8 @@ pub(crate) fn session(dice: &mut Dice, stream: bool, features: &mut Features) ->
         config = config.linger(ms(dice.log(1, 20_000) - 1));
         odd_timeouts = note(features, true, "odd timeouts");
     }
+    // A shorter idle timeout asks more often.
+    keepalive = keepalive.map(|period| idle.map_or(period, |idle| period.min(idle / 3)));
     let patience =
         [idle, user, zero].into_iter().try_fold(Duration::ZERO, |most, limit| Some(most.max(limit?)));
     Drawn {

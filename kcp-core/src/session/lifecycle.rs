@@ -62,11 +62,13 @@ pub(super) struct Liveness {
 
 impl Liveness {
     pub(super) fn new(config: &SessionConfig, jitter: u32, now: Timestamp) -> Self {
-        let period = config.keepalive.map_or(0, saturating_micros);
+        // A quiet peer is asked often enough to be told from a dead one.
+        let often = config.keepalive.map(|period| period.min(config.idle_timeout.map_or(period, |idle| idle / 3)));
+        let period = often.map_or(0, saturating_micros);
         // 90 % to 100 % of the configured period.
         let jitter = u64::from(jitter).saturating_mul(period / 10) >> 32;
         let period = period.saturating_sub(jitter);
-        let next_keepalive = config.keepalive.map(|_| now.plus_micros(period));
+        let next_keepalive = often.map(|_| now.plus_micros(period));
         Self { last_heard: now, next_keepalive, period, drained: false }
     }
 

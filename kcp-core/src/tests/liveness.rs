@@ -111,6 +111,23 @@ fn keepalive_keeps_two_idle_ends_alive_and_costs_little() {
 }
 
 #[test]
+fn an_idle_timeout_alone_asks_often_enough_for_a_peer_that_is_only_quiet() {
+    let mut link = LinkConfig::ideal();
+    link.delay = Duration::from_millis(30);
+    let config = |idle| SessionConfig::fast().idle_timeout(Some(Duration::from_secs(idle)));
+    // The peer's own keepalive, at most every 9 s, is too late for it.
+    let mut pair = Pair::new([config(3), config(30)], &link, 1);
+    pair.run_for(Duration::from_secs(600));
+    assert!(pair.ends.iter().all(|end| !end.is_closed()));
+    let datagrams: u64 = pair.ends.iter().map(|end| end.stats().datagrams_sent).sum();
+    // A question 0.9 to 1 s after the last answer, and its answer.
+    assert!((1100..=1300).contains(&datagrams), "{datagrams} datagrams");
+    let mut end = lone(config(3).keepalive(None));
+    end.handle_timeout(at(3_000));
+    assert_eq!(end.close_reason(), Some(CloseReason::IdleTimeout), "none is none");
+}
+
+#[test]
 fn a_dead_peer_is_found_by_the_idle_timeout() {
     let mut pair = Pair::symmetric(SessionConfig::fast(), &LinkConfig::ideal(), 1);
     pair.run_for(Duration::from_secs(60));
