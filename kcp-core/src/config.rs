@@ -169,7 +169,7 @@ impl SessionConfig {
     }
 
     /// Segments received and not yet read at most: 1..=65535, default 2048. In message mode also the largest number
-    /// of fragments (at most 256) that an incoming message may have.
+    /// of fragments (at most 256) that an incoming message may have: a peer that sends a longer one is ended by it.
     #[must_use]
     pub fn recv_window(mut self, segments: u32) -> Self {
         self.recv_window = segments;

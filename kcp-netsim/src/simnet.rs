@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use kcp_tokio::{DatagramSocket, Sink};
+use kcp_tokio::{DatagramSocket, Route, Sink};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -301,12 +301,12 @@ impl DatagramSocket for SimSocket {
         };
         for (from, mut datagram) in batch {
             let stride = datagram.len().max(1);
-            sink(from, &mut datagram, stride);
+            sink(from.into(), &mut datagram, stride);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
+    fn try_send(&self, to: Route, run: &[u8], stride: usize) -> io::Result<usize> {
         let mut sent = 0;
         for datagram in run.chunks(stride.max(1)) {
             let from = {
@@ -319,7 +319,7 @@ impl DatagramSocket for SimSocket {
                 }
                 state.public.get(&self.addr).copied().unwrap_or(self.addr)
             };
-            self.net.inner.send(from, to, datagram);
+            self.net.inner.send(from, to.peer, datagram);
             sent += datagram.len();
         }
         Ok(sent)

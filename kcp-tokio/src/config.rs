@@ -307,6 +307,17 @@ impl KcpConfig {
             let error = format!("{} shards: 1 to {MAX_SHARDS} are possible", self.shards);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
+        // A limit of 0 would refuse everybody without a word; `stop_accepting` does it with one.
+        for (limit, name) in [
+            (Some(self.backlog), "backlog"),
+            (Some(self.half_open), "half_open"),
+            (Some(self.max_sessions), "max_sessions"),
+            (self.max_sessions_per_ip, "max_sessions_per_ip"),
+        ] {
+            if limit == Some(0) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} must not be 0")));
+            }
+        }
         let valid = self.session.validate().and_then(|()| self.inner_session().validate());
         valid.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }

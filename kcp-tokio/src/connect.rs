@@ -36,6 +36,14 @@ async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStre
     endpoint.connect(peer).await
 }
 
+/// Sessions know their peers by addresses of one family: those of an IPv6 socket are mapped where they are IPv4's.
+pub(crate) fn same_family(socket: &std::net::UdpSocket, before: SocketAddr) -> io::Result<()> {
+    if socket.local_addr()?.is_ipv4() == before.is_ipv4() {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "the new socket is of the other family (IPv4, IPv6)"))
+}
+
 /// Takes over a socket, and connects it where it has one peer only.
 pub(crate) async fn adopt(
     socket: std::net::UdpSocket,

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +17,7 @@ use crate::layered::Front;
 use crate::outbox::Outbox;
 use crate::session::{DRIVER_RUNS, Session, State, Turn};
 use crate::shard::Shard;
+use crate::socket::Route;
 use crate::stats::count;
 
 /// Receive calls per turn, lest a flood keep timers and other tasks waiting.
@@ -88,7 +88,7 @@ impl Driver {
         for round in 0..RECEIVES {
             let (shard, touched) = (&self.shard, &mut self.touched);
             let mut read = (round == 0).then_some(started);
-            let mut sink = |from: SocketAddr, datagrams: &mut [u8], stride: usize| {
+            let mut sink = |from: Route, datagrams: &mut [u8], stride: usize| {
                 let now = *read.get_or_insert_with(|| shard.hub.now());
                 deliver(shard, now, from, datagrams, stride, touched);
             };
@@ -295,7 +295,7 @@ pub(crate) struct Packet<'a> {
 fn deliver(
     shard: &Arc<Shard>,
     now: Timestamp,
-    from: SocketAddr,
+    from: Route,
     datagrams: &mut [u8],
     stride: usize,
     touched: &mut Vec<Arc<Session>>,
@@ -329,7 +329,7 @@ fn deliver(
 fn dispatch<'a>(
     shard: &Arc<Shard>,
     now: Timestamp,
-    from: SocketAddr,
+    from: Route,
     packets: impl Iterator<Item = Packet<'a>>,
     touched: &mut Vec<Arc<Session>>,
 ) {
@@ -339,12 +339,12 @@ fn dispatch<'a>(
             count(&shard.hub.counters.dropped_unknown);
             continue;
         };
-        let key = (from, conv);
+        let key = (from.peer, conv);
         let admit = || {
             packet
                 .datagram
                 .filter(|_| shard.hub.is_current_key(packet.key))
-                .and_then(|datagram| shard.admit(key, datagram, now))
+                .and_then(|datagram| shard.admit(from, conv, datagram, now))
         };
         let Some(session) = shard.hub.registry.get(&key).or_else(admit) else {
             if packet.datagram.is_none() {
@@ -374,7 +374,7 @@ fn dispatch<'a>(
                 if let Err(error) = result
                     && let Some(more) = shard.hub.logs.refused.permit(now)
                 {
-                    tracing::debug!(peer = %from, conv, %error, more, "datagrams refused");
+                    tracing::debug!(peer = %from.peer, conv, %error, more, "datagrams refused");
                 }
             };
             match layered {

@@ -87,7 +87,8 @@ impl KcpEndpoint {
     /// Opens a session towards `peer`.
     ///
     /// # Errors
-    /// `TimedOut` when nobody answers within the connect timeout.
+    /// `TimedOut` when nobody answers within the connect timeout: a closed port as well, since a socket that has many peers is not told
+    /// about one ([`KcpStream::connect`] is). The system's when it knows no way there from this socket.
     ///
     /// # Cancel safety
     /// Dropped before it completes, the attempt is abandoned.
@@ -100,7 +101,7 @@ impl KcpEndpoint {
     /// Opens a session towards `peer` without waiting for its answer.
     ///
     /// # Errors
-    /// When the socket has failed.
+    /// When the socket has failed; `InvalidInput` for an IPv6 peer of an IPv4 socket.
     pub fn connect_lazy(&self, peer: SocketAddr) -> io::Result<KcpStream> {
         self.dial(peer, true)
     }
@@ -135,8 +136,9 @@ impl KcpEndpoint {
     /// Moves all sessions to another socket: see [`KcpStream::rebind`]. An endpoint of several has one from then on.
     ///
     /// # Errors
-    /// Those of the new socket.
+    /// `InvalidInput` for a socket of the other family (IPv4, IPv6), and those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        crate::connect::same_family(&socket, self.local_addr()?)?;
         self.rebind_to(crate::connect::adopt(socket, &self.hub.config, None).await?);
         Ok(())
     }
@@ -202,6 +204,9 @@ impl KcpEndpoint {
         match (self.local_addr()?, peer) {
             (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
                 Ok(SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()))
+            }
+            (SocketAddr::V4(_), SocketAddr::V6(_)) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "an IPv4 socket reaches no IPv6 peer"))
             }
             _ => Ok(peer),
         }

@@ -1,25 +1,27 @@
 //! How a session's end becomes an [`io::Error`].
-//!
-//! | what happened | kind |
-//! |---|---|
-//! | idle, user, zero-window and connect timeouts, dead link | `TimedOut` |
-//! | the peer reset the session, or broke the protocol | `ConnectionReset`; of a write `BrokenPipe` |
-//! | a closed port, or nobody who accepts, answered while connecting | `ConnectionRefused` |
-//! | aborted here, socket failed, runtime gone | `ConnectionAborted` |
-//! | write after shutdown | `BrokenPipe` |
-//! | no whole message before the end of the stream | `UnexpectedEof` |
-//! | unreliable datagrams towards a plain peer | `Unsupported` |
-//! | message too long | `InvalidInput` |
-//!
-//! As with TCP a reset is told once, to whoever reads or writes first; afterwards reads end and writes are `BrokenPipe`.
-//!
-//! The source of each error is a [`KcpError`].
 
 use std::io;
 
 use kcp_core::{CloseReason, DatagramError, WriteError};
 
-/// The typed reason inside the [`io::Error`]s of this crate: `error.get_ref()`, downcast.
+/// The typed reason inside the [`io::Error`]s of this crate: `error.get_ref()`, downcast. Their kinds:
+///
+/// | what happened | kind |
+/// |---|---|
+/// | idle, user, zero-window and connect timeouts, dead link | `TimedOut` |
+/// | the peer reset the session, or broke the protocol | `ConnectionReset`; of a write `BrokenPipe` |
+/// | a closed port, or nobody who accepts, answered while connecting | `ConnectionRefused` |
+/// | no way to the peer while connecting | the system's: `NetworkUnreachable`, `InvalidInput` … |
+/// | aborted here, socket failed, runtime gone | `ConnectionAborted` |
+/// | write after shutdown | `BrokenPipe` |
+/// | no whole message before the end of the stream | `UnexpectedEof` |
+/// | unreliable datagrams towards a plain peer | `Unsupported` |
+/// | message too long | `InvalidInput` |
+///
+/// As with TCP a reset is told once, to whoever reads or writes first; afterwards reads end and writes are `BrokenPipe`.
+///
+/// With the default configuration a peer that was killed, or is cut off, is found after about 20 s by who writes (a dead link), and after 30 s
+/// by who only reads (the idle timeout); a peer that was started anew on the same port tells at the next datagram that it gets.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KcpError {
@@ -29,6 +31,9 @@ pub enum KcpError {
     /// The peer's system answered that nothing listens there.
     #[error("connection refused")]
     Refused,
+    /// The system knows no way to the peer from this socket, while connecting: an address of another network, port 0.
+    #[error("no way to the peer: {0}")]
+    NoWay(io::ErrorKind),
     /// The socket failed for good, or the runtime that drove it is gone.
     #[error("the socket's driver has ended")]
     DriverGone,
@@ -56,6 +61,7 @@ impl KcpError {
             Self::Closed(CloseReason::Finished) | Self::Datagram(DatagramError::Closed) => {
                 io::ErrorKind::NotConnected
             }
+            Self::NoWay(kind) => kind,
             Self::EndOfStream => io::ErrorKind::UnexpectedEof,
             Self::Datagram(DatagramError::Unsupported) => io::ErrorKind::Unsupported,
             Self::Datagram(_) => io::ErrorKind::InvalidInput,

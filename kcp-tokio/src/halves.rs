@@ -1,4 +1,4 @@
-//! The two directions of a stream, for two tasks.
+//! The two directions of a stream, for two tasks. What concerns neither alone is the stream's: `half.as_ref()`.
 
 use std::error::Error;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
 use crate::session::Session;
-use crate::stream::{KcpStream, Owner};
+use crate::stream::KcpStream;
 
 /// The borrowed reading direction of a stream: [`KcpStream::split`].
 #[derive(Debug)]
@@ -23,13 +23,13 @@ pub struct WriteHalf<'a>(pub(crate) &'a KcpStream);
 
 /// The owned reading direction of a stream: [`KcpStream::into_split`]. Dropping it alone changes nothing.
 #[derive(Debug)]
-pub struct OwnedReadHalf(Arc<Owner>);
+pub struct OwnedReadHalf(Arc<KcpStream>);
 
 /// The owned writing direction of a stream: [`KcpStream::into_split`]. Dropped, it shuts its direction down, in the
 /// background.
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
-    owner: Arc<Owner>,
+    stream: Arc<KcpStream>,
     shut_on_drop: bool,
 }
 
@@ -46,13 +46,13 @@ impl fmt::Display for ReuniteError {
 impl Error for ReuniteError {}
 
 pub(crate) fn split(stream: KcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
-    let owner = Arc::new(stream.0);
-    (OwnedReadHalf(owner.clone()), OwnedWriteHalf { owner, shut_on_drop: true })
+    let stream = Arc::new(stream);
+    (OwnedReadHalf(stream.clone()), OwnedWriteHalf { stream, shut_on_drop: true })
 }
 
 impl OwnedReadHalf {
     fn session(&self) -> &Arc<Session> {
-        &self.0.0
+        self.0.session()
     }
 
     /// Puts the stream together again.
@@ -60,13 +60,13 @@ impl OwnedReadHalf {
     /// # Errors
     /// When the halves are of two streams.
     pub fn reunite(self, write: OwnedWriteHalf) -> Result<KcpStream, ReuniteError> {
-        if !Arc::ptr_eq(&self.0, &write.owner) {
+        if !Arc::ptr_eq(&self.0, &write.stream) {
             return Err(ReuniteError(self, write));
         }
         write.forget();
         // There were two, and the other one is gone.
-        Arc::try_unwrap(self.0).map(KcpStream).map_err(|shared| {
-            let write = OwnedWriteHalf { owner: shared.clone(), shut_on_drop: true };
+        Arc::try_unwrap(self.0).map_err(|shared| {
+            let write = OwnedWriteHalf { stream: shared.clone(), shut_on_drop: true };
             ReuniteError(Self(shared), write)
         })
     }
@@ -74,7 +74,7 @@ impl OwnedReadHalf {
 
 impl OwnedWriteHalf {
     fn session(&self) -> &Arc<Session> {
-        &self.owner.0
+        self.stream.session()
     }
 
     /// Puts the stream together again.
@@ -94,7 +94,7 @@ impl OwnedWriteHalf {
 impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
         if self.shut_on_drop {
-            self.owner.0.with(|state, _| state.core.shutdown());
+            self.session().with(|state, _| state.core.shutdown());
         }
     }
 }
@@ -108,6 +108,30 @@ impl ReadHalf<'_> {
 impl WriteHalf<'_> {
     fn session(&self) -> &Arc<Session> {
         self.0.session()
+    }
+}
+
+impl AsRef<KcpStream> for ReadHalf<'_> {
+    fn as_ref(&self) -> &KcpStream {
+        self.0
+    }
+}
+
+impl AsRef<KcpStream> for WriteHalf<'_> {
+    fn as_ref(&self) -> &KcpStream {
+        self.0
+    }
+}
+
+impl AsRef<KcpStream> for OwnedReadHalf {
+    fn as_ref(&self) -> &KcpStream {
+        &self.0
+    }
+}
+
+impl AsRef<KcpStream> for OwnedWriteHalf {
+    fn as_ref(&self) -> &KcpStream {
+        &self.stream
     }
 }
 
@@ -127,7 +151,7 @@ macro_rules! both {
             /// # Errors
             /// When the operating system does not tell.
             pub fn local_addr(&self) -> io::Result<SocketAddr> {
-                self.session().shard.socket().local_addr()
+                self.session().local_addr()
             }
 
             /// Waits until an operation of this interest would not wait.

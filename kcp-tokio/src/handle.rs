@@ -84,6 +84,14 @@ impl SessionHandle {
         self.0.try_send_msg(msg)
     }
 
+    /// Sends a datagram that is neither repeated nor ordered: see [`KcpStream::send_datagram`](crate::KcpStream::send_datagram).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn send_datagram(&self, data: Bytes) -> io::Result<()> {
+        self.0.send_datagram(data)
+    }
+
     /// Ends it at once, and tells the peer where that can be told.
     pub fn abort(&self) {
         self.0.abort();

@@ -72,6 +72,6 @@ pub use kcp_core::{CloseReason, ConfigError, DatagramError, NoDelay, SessionConf
 pub use kcp_layers as layers;
 pub use listener::{Incoming, KcpListener};
 pub use messages::KcpMessages;
-pub use socket::{DatagramSocket, Sink};
+pub use socket::{DatagramSocket, Route, Sink};
 pub use stats::EndpointStats;
 pub use stream::KcpStream;

@@ -2,7 +2,7 @@
 //! several peers in one call.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use kcp_core::Timestamp;
@@ -10,7 +10,7 @@ use kcp_core::Timestamp;
 use crate::agenda::Marked;
 use crate::session::Session;
 use crate::shard::{MAX_RUN_BYTES, Shard};
-use crate::socket::DatagramSocket;
+use crate::socket::{DatagramSocket, Route};
 use crate::stats::count;
 
 /// Bytes after which it is emptied in the middle of a turn.
@@ -33,7 +33,7 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 struct Piece {
     session: Arc<Session>,
-    to: SocketAddr,
+    to: Route,
     start: usize,
     end: usize,
     stride: usize,
@@ -44,7 +44,7 @@ struct Piece {
 struct Train {
     first: usize,
     pieces: usize,
-    to: SocketAddr,
+    to: Route,
     start: usize,
     end: usize,
     stride: usize,
@@ -64,7 +64,7 @@ impl Outbox {
     pub(crate) fn push(&mut self, session: &Arc<Session>, run: &[u8], stride: usize) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(run);
-        let (session, to) = (session.clone(), session.peer());
+        let (session, to) = (session.clone(), session.route());
         self.pieces.push(Piece { session, to, start, end: self.bytes.len(), stride });
     }
 
@@ -110,10 +110,10 @@ impl Outbox {
     /// Up to the first that the socket has no room for.
     fn send(&self, shard: &Shard, now: Timestamp) -> Unsent {
         let (socket, counters) = (shard.socket(), &shard.hub.counters);
-        let lost = |to: SocketAddr, error: &io::Error| {
+        let lost = |to: Route, error: &io::Error| {
             count(&counters.send_errors);
             if let Some(more) = shard.hub.logs.send.permit(now) {
-                tracing::debug!(peer = %to, %error, more, "datagrams lost on send");
+                tracing::debug!(peer = %to.peer, %error, more, "datagrams lost on send");
             }
         };
         let mut rest = self.trains.as_slice();
@@ -169,7 +169,7 @@ impl Outbox {
 }
 
 /// Fills places that are not used.
-const UNSET: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+const UNSET: Route = Route { peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), local: None };
 
 /// The first piece that was not sent whole, and the first byte.
 struct Unsent {

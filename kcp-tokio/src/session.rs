@@ -20,6 +20,7 @@ use crate::layered::Layered;
 use crate::outbox::Outbox;
 use crate::registry::{Key, Named};
 use crate::shard::Shard;
+use crate::socket::Route;
 use crate::stats::count;
 use crate::timers::Mark;
 use crate::waiters::Waiters;
@@ -48,7 +49,7 @@ thread_local! {
 pub(crate) struct Session {
     pub(crate) shard: Arc<Shard>,
     /// Changes when the session follows its peer.
-    peer: Mutex<SocketAddr>,
+    route: Mutex<Route>,
     pub(crate) conv: u32,
     /// Opened by a stranger who has proven nothing yet; nobody can accept it.
     half_open: AtomicBool,
@@ -80,7 +81,7 @@ pub(crate) struct State {
     pub(crate) drained: bool,
     /// The registry knows that it may follow its peer.
     roams: bool,
-    refusals: u8,
+    objections: Objections,
     retired: bool,
     /// Entries in the timer heap.
     scheduled: Mark,
@@ -88,6 +89,25 @@ pub(crate) struct State {
     held: Held,
     /// The buffers are lowered: the budget was short when it was last asked.
     limited: bool,
+}
+
+/// What the system says against sending to the peer: believed only while nothing valid was heard.
+#[derive(Copy, Clone, Default)]
+struct Objections {
+    /// The peer's system has answered that nothing listens, so often.
+    refusals: u8,
+    /// Ours knows no way there from this socket.
+    no_way: Option<io::ErrorKind>,
+}
+
+impl Objections {
+    const fn refuse(&mut self) {
+        self.refusals = self.refusals.saturating_add(1);
+    }
+
+    fn failure(self) -> Option<KcpError> {
+        self.no_way.map(KcpError::NoWay).or((self.refusals >= REFUSALS).then_some(KcpError::Refused))
+    }
 }
 
 /// When a session ends by itself.
@@ -171,7 +191,7 @@ impl Turn {
 impl Session {
     pub(crate) fn new(
         shard: Arc<Shard>,
-        peer: SocketAddr,
+        route: Route,
         core: kcp_core::Session,
         layered: Option<Box<Layered>>,
         passive: bool,
@@ -190,7 +210,7 @@ impl Session {
             reset_told: false,
             drained: false,
             roams: false,
-            refusals: 0,
+            objections: Objections::default(),
             retired: false,
             scheduled: Mark::default(),
             held: Held::default(),
@@ -198,7 +218,7 @@ impl Session {
         };
         Arc::new(Self {
             shard,
-            peer: Mutex::new(peer),
+            route: Mutex::new(route),
             conv,
             half_open: AtomicBool::new(passive),
             passive,
@@ -209,7 +229,27 @@ impl Session {
 
     /// Where its peer is.
     pub(crate) fn peer(&self) -> SocketAddr {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.route().peer
+    }
+
+    /// Which way its datagrams go.
+    pub(crate) fn route(&self) -> Route {
+        *self.lock_route()
+    }
+
+    fn lock_route(&self) -> MutexGuard<'_, Route> {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The address of ours that its peer knows, if the socket has no other.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        let mut addr = self.shard.socket().local_addr()?;
+        if let Some(local) = self.route().local
+            && addr.ip().is_unspecified()
+        {
+            addr.set_ip(local);
+        }
+        Ok(addr)
     }
 
     pub(crate) fn hub(&self) -> &Hub {
@@ -290,9 +330,10 @@ impl Session {
             state.core.release_answers();
         }
         let more = self.transmit(state, now, runs, turn);
-        // The peer's system says that nothing listens: believed only while nothing valid was heard.
-        if state.refusals >= REFUSALS && state.core.is_connecting() {
-            state.failed = Some(KcpError::Refused);
+        if state.core.is_connecting()
+            && let Some(failure) = state.objections.failure()
+        {
+            state.failed = Some(failure);
             state.core.abort();
         }
         if self.is_half_open() {
@@ -374,7 +415,7 @@ impl Session {
             // What it has to send leaves with what others have.
             return state.core.poll_timeout().is_some_and(|at| at <= now);
         }
-        let State { core, layered, extra, refusals, .. } = &mut *state;
+        let State { core, layered, extra, objections, .. } = &mut *state;
         if let Some(layered) = layered {
             layered.hold(!core.is_validated());
         }
@@ -384,9 +425,9 @@ impl Session {
                 scratch.clear();
                 let Some(run) = core.poll_transmit(now, framing, scratch) else { return false };
                 match layered {
-                    None => self.send_or_stash(extra, refusals, scratch, run.stride, &mut outbox),
+                    None => self.send_or_stash(extra, objections, scratch, run.stride, &mut outbox),
                     Some(layered) => layered.seal(now, scratch, run.stride, |run, stride| {
-                        self.send_or_stash(extra, refusals, run, stride, &mut outbox);
+                        self.send_or_stash(extra, objections, run, stride, &mut outbox);
                     }),
                 }
                 if extra.as_ref().is_some_and(|extra| !extra.stash.is_empty()) {
@@ -405,7 +446,7 @@ impl Session {
     fn send_or_stash(
         self: &Arc<Self>,
         extra: &mut Option<Box<Extra>>,
-        refusals: &mut u8,
+        objections: &mut Objections,
         run: &[u8],
         stride: usize,
         outbox: &mut Option<&mut Outbox>,
@@ -420,7 +461,7 @@ impl Session {
             outbox.push(self, run, stride);
             return;
         }
-        let unsent = if waits { Some(run) } else { self.send(refusals, run, stride) };
+        let unsent = if waits { Some(run) } else { self.send(objections, run, stride) };
         if let Some(unsent) = unsent {
             let stash = &mut extra.get_or_insert_default().stash;
             if stash.is_empty() {
@@ -444,15 +485,15 @@ impl Session {
     }
 
     /// Sends a run; returns what the socket has no room for. A datagram that cannot be sent counts as lost.
-    fn send<'a>(&self, refusals: &mut u8, mut run: &'a [u8], stride: usize) -> Option<&'a [u8]> {
+    fn send<'a>(&self, objections: &mut Objections, mut run: &'a [u8], stride: usize) -> Option<&'a [u8]> {
         let mut reported = false;
-        let (socket, peer) = (self.shard.socket(), self.peer());
+        let (socket, route) = (self.shard.socket(), self.route());
         while !run.is_empty() {
-            match socket.try_send(peer, run, stride) {
+            match socket.try_send(route, run, stride) {
                 // On a connected socket this reports an earlier datagram's fate instead of sending this one.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !reported => {
                     reported = true;
-                    *refusals = refusals.saturating_add(1);
+                    objections.refuse();
                 }
                 Ok(sent) => run = run.get(sent.max(1)..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -460,9 +501,15 @@ impl Session {
                     return Some(run);
                 }
                 Err(error) => {
+                    use io::ErrorKind::{
+                        AddrNotAvailable, HostUnreachable, InvalidInput, NetworkUnreachable,
+                    };
+                    objections.no_way = Some(error.kind()).filter(|kind| {
+                        matches!(kind, AddrNotAvailable | HostUnreachable | InvalidInput | NetworkUnreachable)
+                    });
                     count(&self.hub().counters.send_errors);
                     if let Some(more) = self.hub().logs.send.permit(self.hub().now()) {
-                        tracing::debug!(%peer, %error, more, "datagrams lost on send");
+                        tracing::debug!(peer = %route.peer, %error, more, "datagrams lost on send");
                     }
                     return None;
                 }
@@ -474,10 +521,10 @@ impl Session {
     /// The socket has room again: first what it had none for.
     pub(crate) fn resume(self: &Arc<Self>, now: Timestamp, turn: &mut Turn) {
         let mut state = self.lock();
-        let State { extra, refusals, .. } = &mut *state;
+        let State { extra, objections, .. } = &mut *state;
         let stash = extra.as_mut().map(|extra| std::mem::take(&mut extra.stash));
         for waiting in stash.unwrap_or_default() {
-            self.send_or_stash(extra, refusals, &waiting.run, waiting.stride, &mut None);
+            self.send_or_stash(extra, objections, &waiting.run, waiting.stride, &mut None);
         }
         self.after(&mut state, now, DRIVER_RUNS, turn);
     }
@@ -489,13 +536,13 @@ impl Session {
             return;
         }
         state.core.handle_timeout(now);
-        let State { core, layered, extra, refusals, .. } = &mut *state;
+        let State { core, layered, extra, objections, .. } = &mut *state;
         if let Some(layered) = layered
             && layered.poll_timeout().is_some_and(|at| at <= now)
         {
             layered.hold(!core.is_validated());
             layered.handle_timeout(now, |run, stride| {
-                self.send_or_stash(extra, refusals, run, stride, &mut None)
+                self.send_or_stash(extra, objections, run, stride, &mut None)
             });
         }
         self.after(&mut state, now, DRIVER_RUNS, turn);
@@ -563,9 +610,9 @@ impl Session {
     }
 
     /// Somebody elsewhere speaks of this session: has its peer moved? True when it has, and the datagram is the session's.
-    pub(crate) fn follow(self: &Arc<Self>, from: SocketAddr, datagram: &[u8], now: Timestamp) -> bool {
+    pub(crate) fn follow(self: &Arc<Self>, from: Route, datagram: &[u8], now: Timestamp) -> bool {
         let mut state = self.lock();
-        let path = self.hub().path(from);
+        let path = self.hub().path(from.peer);
         if !state.core.proves_path(datagram, path) && !state.core.begins_elsewhere(datagram) {
             // Not more than three times of what came from there.
             let question = state.core.challenge_path(now, path).filter(|ask| ask.len() <= datagram.len() * 3);
@@ -576,16 +623,17 @@ impl Session {
             return false;
         }
         let old = self.peer();
-        if !self.hub().registry.rename(self, from) {
+        if !self.hub().registry.rename(self, from.peer) {
             return false;
         }
+        self.lock_route().local = from.local;
         if self.is_passive() {
             self.hub().count_out(old.ip());
-            self.hub().count_in(from.ip(), true);
+            self.hub().count_in(from.peer.ip(), true);
         }
         count(&self.hub().counters.moved);
         if let Some(more) = self.hub().logs.moved.permit(now) {
-            state.in_span(|| tracing::info!(%old, new = %from, more, "peer has moved"));
+            state.in_span(|| tracing::info!(%old, new = %from.peer, more, "peer has moved"));
         }
         state.core.probe_path();
         true
@@ -593,7 +641,7 @@ impl Session {
 
     /// The peer's system has answered a datagram with "nothing listens here".
     pub(crate) fn on_refused(self: &Arc<Self>) {
-        self.with(|state, _| state.refusals = state.refusals.saturating_add(1));
+        self.with(|state, _| state.objections.refuse());
     }
 
     /// The driver is gone: nothing will ever arrive or leave.
@@ -646,7 +694,7 @@ impl Named for Session {
     }
 
     fn set_peer(&self, peer: SocketAddr) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+        self.lock_route().peer = peer;
     }
 }
 

@@ -15,9 +15,9 @@ use crate::agenda::Agenda;
 use crate::error::KcpError;
 use crate::hub::Hub;
 use crate::life::DriverSlot;
-use crate::registry::{Filed, Key};
+use crate::registry::Filed;
 use crate::session::Session;
-use crate::socket::DatagramSocket;
+use crate::socket::{DatagramSocket, Route};
 use crate::stats::count;
 use crate::steer::conv_on;
 use crate::sync::lock;
@@ -162,7 +162,7 @@ impl Shard {
             };
             let front = self.hub.front.as_ref();
             let layered = front.map(|front| front.session(false, &self.hub.entropy)).transpose()?;
-            let session = Session::new(self.clone(), peer, core, layered, false);
+            let session = Session::new(self.clone(), peer.into(), core, layered, false);
             if self.hub.registry.insert(&session, usize::MAX) == Filed::Yes {
                 if self.hub.life.is_dead() {
                     // The driver ended meanwhile, and may have told its sessions before this one was there.
@@ -177,26 +177,33 @@ impl Shard {
     }
 
     /// Judges a datagram that belongs to no session; the session that it opens, if it does.
-    pub(crate) fn admit(self: &Arc<Self>, key: Key, datagram: &[u8], now: Timestamp) -> Option<Arc<Session>> {
-        let (peer, conv) = key;
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        from: Route,
+        conv: u32,
+        datagram: &[u8],
+        now: Timestamp,
+    ) -> Option<Arc<Session>> {
+        let peer = from.peer;
+        let key = (peer, conv);
         // First, since what a dead session's peer repeats rarely looks like a beginning.
         if conv != 0
             && let Some(epitaph) = self.hub.registry.buried(&key, now)
         {
-            self.answer(peer, datagram, Some(&epitaph), now);
+            self.answer(from, datagram, Some(&epitaph), now);
             count(&self.hub.counters.dropped_tombstone);
             return None;
         }
         if let Some(session) = self.hub.registry.roamer(conv)
             && Segments::parse(datagram, conv).is_ok()
         {
-            return session.follow(peer, datagram, now).then_some(session);
+            return session.follow(from, datagram, now).then_some(session);
         }
         let config = self.hub.session_config();
         let window = config.recv_window_segments();
         let Some((conv, opening)) = kcp_core::admission::first_segment(datagram, window) else {
             count(&self.hub.counters.dropped_unknown);
-            self.answer(peer, datagram, None, now);
+            self.answer(from, datagram, None, now);
             return None;
         };
         let extended = opening == Opening::Probe && answer_for(datagram, None).is_some();
@@ -210,7 +217,7 @@ impl Shard {
         let in_vain = |counter| {
             if opening == Opening::Push {
                 // It may be what a client of a former life repeats: to every other one the answer means nothing.
-                self.answer(peer, datagram, None, now);
+                self.answer(from, datagram, None, now);
             }
             silently(counter)
         };
@@ -218,7 +225,7 @@ impl Shard {
             return silently(&self.hub.counters.dropped_source);
         }
         let Some(waiting) = self.hub.waiting() else {
-            self.answer(peer, datagram, None, now);
+            self.answer(from, datagram, None, now);
             return silently(&self.hub.counters.dropped_not_listening);
         };
         if self.hub.registry.len() >= self.hub.config.max_sessions {
@@ -240,7 +247,7 @@ impl Shard {
         let core = kcp_core::Session::accept(chosen, config, self.hub.entropy.seed().ok()?, now);
         let front = self.hub.front.as_ref();
         let layered = front.map(|front| front.session(true, &self.hub.entropy)).transpose().ok()?;
-        let session = Session::new(self.clone(), peer, core, layered, true);
+        let session = Session::new(self.clone(), from, core, layered, true);
         let evicted = {
             // Until it is entered everywhere: another socket of the endpoint may end it as soon as the registry knows it.
             let mut state = session.lock();
@@ -271,19 +278,19 @@ impl Shard {
     }
 
     /// Answers a datagram of no session, if it expects an answer: never more than it brought.
-    fn answer(&self, peer: SocketAddr, datagram: &[u8], epitaph: Option<&Epitaph>, now: Timestamp) {
+    fn answer(&self, to: Route, datagram: &[u8], epitaph: Option<&Epitaph>, now: Timestamp) {
         let Some(answer) = answer_for(datagram, epitaph) else { return };
         if epitaph.is_none() {
-            if !lock(&self.hub.limiter).permit(peer, now) {
+            if !lock(&self.hub.limiter).permit(to.peer, now) {
                 return;
             }
             count(&self.hub.counters.resets_sent);
         }
-        self.send_bare(peer, &answer, now);
+        self.send_bare(to, &answer, now);
     }
 
     /// Sends a datagram that is no session's. Lost is lost: it will be asked for again.
-    pub(crate) fn send_bare(&self, to: SocketAddr, datagram: &[u8], now: Timestamp) {
+    pub(crate) fn send_bare(&self, to: Route, datagram: &[u8], now: Timestamp) {
         let send = |packet: &[u8]| drop(self.socket().try_send(to, packet, packet.len()));
         match &self.hub.front {
             Some(front) => front.seal(now, datagram, send),

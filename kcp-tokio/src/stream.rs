@@ -30,7 +30,9 @@ use crate::session::Session;
 ///   is `BrokenPipe`, reading goes on.
 /// * [`flush`] hands everything to the network and does not wait for acknowledgements.
 /// * Dropped, the stream goes on sending what was written for up to the linger time, unless something was left unread:
-///   then it is reset, as TCP does.
+///   then it is reset, as TCP does. No kernel does that: a runtime that ends first takes what is unsent with it, and the peer is told of a
+///   reset. [`shutdown`] before the end of `main`.
+/// * In message mode (`SessionConfig::stream(false)`) each write is a message, sent whole or not at all.
 ///
 /// [`shutdown`]: https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.shutdown
 /// [`flush`]: https://docs.rs/tokio/latest/tokio/io/trait.AsyncWriteExt.html#method.flush
@@ -66,8 +68,9 @@ impl KcpStream {
     /// Connects with the default configuration, from a socket of its own; each address of a host name is tried.
     ///
     /// # Errors
-    /// `TimedOut` when nobody answers within the connect timeout, `ConnectionRefused` when the peer's system says that
-    /// nothing listens, and those of resolving and binding.
+    /// `TimedOut` when nobody answers within the connect timeout, `ConnectionRefused` when the peer's system says three times that
+    /// nothing listens (after about a second: one such message may be forged), that of the system when it knows no way there, and those of
+    /// resolving and binding.
     ///
     /// # Cancel safety
     /// Dropped before it completes, the attempt is abandoned.
@@ -144,7 +147,7 @@ impl KcpStream {
     /// # Errors
     /// When the operating system does not tell.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.session().shard.socket().local_addr()
+        self.session().local_addr()
     }
 
     /// The conversation id.
@@ -188,7 +191,8 @@ impl KcpStream {
     /// Sends a message; in message mode its boundaries are kept.
     ///
     /// # Errors
-    /// `InvalidInput` when it is longer than 127 fragments; otherwise those of a write.
+    /// `InvalidInput` when it is longer than 127 fragments; otherwise those of a write. One of more fragments than the peer's receive window
+    /// has segments, which the peer never tells, can never arrive, and ends the session.
     ///
     /// # Cancel safety
     /// Safe: dropped before it completes, nothing was sent.
@@ -223,7 +227,10 @@ impl KcpStream {
         self.session().send_datagram(data)
     }
 
-    /// The next unreliable datagram of the peer.
+    /// The next unreliable datagram of the peer. 64 KiB of them wait to be received; then the oldest are dropped, and counted.
+    ///
+    /// A peer that has ended its stream may send datagrams all the same. If it has gone, that is heard at once from a read, and here only
+    /// when its linger time is over: who waits for datagrams alone does well to read as well.
     ///
     /// # Errors
     /// When the session has ended.
@@ -357,9 +364,10 @@ impl KcpStream {
     /// nothing is lost.
     ///
     /// # Errors
-    /// Those of the new socket.
+    /// `InvalidInput` for a socket of the other family (IPv4, IPv6), and those of the new socket.
     pub async fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
         let shard = &self.session().shard;
+        connect::same_family(&socket, self.session().peer())?;
         let socket = connect::adopt(socket, &shard.hub.config, Some(self.session().peer())).await?;
         shard.rebind(socket, None);
         Ok(())

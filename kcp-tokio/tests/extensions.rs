@@ -40,6 +40,28 @@ async fn another_socket_under_a_live_session() {
         timeout(LIMIT, client.read_exact(&mut got)).await.unwrap().unwrap();
         assert_eq!(server.peer_addr().unwrap().port(), client.local_addr().unwrap().port());
     }
+    // A peer of IPv4 is another one for a socket of IPv6.
+    let other = || std::net::UdpSocket::bind("[::]:0").unwrap();
+    let endpoint = KcpEndpoint::bind("127.0.0.1:0".parse().unwrap(), KcpConfig::turbo()).await.unwrap();
+    for refused in [client.rebind(other()).await, endpoint.rebind(other()).await] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[tokio::test]
+async fn halves_and_handles_send_what_is_no_stream() {
+    let (client, server, _listener) = pair(KcpConfig::turbo()).await;
+    let handle = server.handle();
+    let (reader, writer) = client.into_split();
+    writer.as_ref().send_datagram(Bytes::from_static(b"one")).unwrap();
+    assert_eq!(timeout(LIMIT, server.recv_datagram()).await.unwrap().unwrap(), "one");
+    handle.send_datagram(Bytes::from_static(b"two")).unwrap();
+    assert_eq!(timeout(LIMIT, reader.as_ref().recv_datagram()).await.unwrap().unwrap(), "two");
+    let mut client = reader.reunite(writer).unwrap();
+    let (reader, writer) = client.split();
+    assert_eq!(reader.as_ref().conv(), handle.conv());
+    writer.as_ref().send_datagram(Bytes::from_static(b"three")).unwrap();
+    assert_eq!(timeout(LIMIT, server.recv_datagram()).await.unwrap().unwrap(), "three");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kcp_netsim::{LinkConfig, SimNet, SimSocket};
-use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpStream, Sink};
+use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpStream, Route, Sink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 1);
@@ -32,14 +32,14 @@ impl DatagramSocket for Counting {
         self.socket.poll_recv(cx, sink)
     }
 
-    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
+    fn try_send(&self, to: Route, run: &[u8], stride: usize) -> io::Result<usize> {
         let sent = self.socket.try_send(to, run, stride)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.datagrams.fetch_add(sent.div_ceil(stride), Ordering::Relaxed);
         Ok(sent)
     }
 
-    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+    fn try_send_each(&self, datagrams: &[(Route, &[u8])]) -> io::Result<usize> {
         let sent = self.socket.try_send_each(datagrams)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.datagrams.fetch_add(sent, Ordering::Relaxed);

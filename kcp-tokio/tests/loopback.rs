@@ -1,10 +1,13 @@
 //! Streams over real loopback sockets: echo, half-close, drop, refusal, and a runtime that goes away.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kcp_tokio::{KcpConfig, KcpEndpoint, KcpListener, KcpStream, SessionConfig};
+use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpListener, KcpStream, Route, SessionConfig, Sink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -17,7 +20,7 @@ fn pattern(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A listener that echoes every session, and its address.
-async fn echo_server(config: KcpConfig) -> std::net::SocketAddr {
+async fn echo_server(config: KcpConfig) -> SocketAddr {
     let listener = KcpListener::bind_with("127.0.0.1:0", config).await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -31,7 +34,7 @@ async fn echo_server(config: KcpConfig) -> std::net::SocketAddr {
     addr
 }
 
-async fn echo(stream: KcpStream, data: Vec<u8>) {
+async fn echo(stream: KcpStream, data: Vec<u8>) -> KcpStream {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let expected = data.clone();
     let send = async move {
@@ -43,8 +46,10 @@ async fn echo(stream: KcpStream, data: Vec<u8>) {
         let mut got = vec![0; expected.len()];
         reader.read_exact(&mut got).await.unwrap();
         assert!(got == expected);
+        reader
     };
-    timeout(LIMIT, async { tokio::join!(send, receive) }).await.unwrap();
+    let (writer, reader) = timeout(LIMIT, async { tokio::join!(send, receive) }).await.unwrap();
+    reader.unsplit(writer)
 }
 
 #[tokio::test]
@@ -58,6 +63,101 @@ async fn echo_of_all_sizes_and_presets() {
             echo(stream, pattern(len, len as u64)).await;
         }
     }
+}
+
+/// Of a machine with several addresses the one that a client has dialled answers: from another one it would be a stranger.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_address_that_was_asked_answers() {
+    for config in [KcpConfig::turbo(), KcpConfig::turbo().dscp(46)] {
+        for (any, hosts) in [
+            ("0.0.0.0:0", ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+            ("[::]:0", ["127.0.0.1", "::1", "127.0.0.2"]),
+        ] {
+            let listener = KcpListener::bind_with(any, config.clone()).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let hosts = hosts.map(|host| host.parse::<std::net::IpAddr>().unwrap());
+            let serve = async {
+                for _ in 0..hosts.len() * 8 {
+                    let (stream, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
+                    let local = stream.local_addr().unwrap();
+                    assert!(hosts.contains(&local.ip()) && local.port() == port, "{local}");
+                    tokio::spawn(async move {
+                        let (mut reader, mut writer) = stream.into_split();
+                        assert_eq!(reader.local_addr().unwrap(), local);
+                        tokio::io::copy(&mut reader, &mut writer).await
+                    });
+                }
+            };
+            // Long ones for trains, many at once for batches; each moves to another port in between.
+            let clients = (0..hosts.len() * 8).map(|i| {
+                let (config, to) = (config.clone(), (hosts[i % hosts.len()], port));
+                tokio::spawn(async move {
+                    let stream = KcpStream::connect_with(to, config).await.unwrap();
+                    let stream = echo(stream, pattern(if i < 3 { 200_000 } else { 200 }, i as u64)).await;
+                    let other = if to.0.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                    stream.rebind(std::net::UdpSocket::bind(other).unwrap()).await.unwrap();
+                    echo(stream, pattern(3000, i as u64)).await;
+                })
+            });
+            let clients: Vec<_> = clients.collect();
+            serve.await;
+            for client in clients {
+                timeout(LIMIT, client).await.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+/// Where an endpoint goes that is to fall silent.
+#[derive(Debug)]
+struct Nowhere;
+
+impl DatagramSocket for Nowhere {
+    fn poll_recv(&self, _: &mut Context<'_>, _: Sink<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn try_send(&self, _: Route, run: &[u8], _: usize) -> io::Result<usize> {
+        Ok(run.len())
+    }
+
+    fn poll_send_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(([192, 0, 2, 1], 1).into())
+    }
+}
+
+/// The same of answers that no session gives.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_server_that_was_started_anew_says_so_from_the_address_that_was_asked() {
+    let endpoint = KcpEndpoint::bind("0.0.0.0:0".parse().unwrap(), KcpConfig::turbo()).await.unwrap();
+    let addr = endpoint.local_addr().unwrap();
+    let (client, server) = tokio::join!(KcpStream::connect(("127.0.0.2", addr.port())), endpoint.accept());
+    let (mut client, (mut server, _)) = (client.unwrap(), server.unwrap());
+    for _ in 0..2 {
+        client.write_all(b"to the first").await.unwrap();
+        timeout(LIMIT, server.read_exact(&mut [0; 12])).await.unwrap().unwrap();
+        server.write_all(b"from it").await.unwrap();
+        timeout(LIMIT, client.read_exact(&mut [0; 7])).await.unwrap().unwrap();
+    }
+    endpoint.rebind_to(Arc::new(Nowhere));
+    let listener = loop {
+        match KcpListener::bind(addr).await {
+            Ok(listener) => break listener,
+            // The driver looks up the old socket in its next turn.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse),
+        }
+        tokio::task::yield_now().await;
+    };
+    client.write_all(b"to the second").await.unwrap();
+    let read = timeout(LIMIT, client.read_u8()).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(listener.endpoint().stats().resets_sent > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,6 +258,21 @@ async fn a_closed_port_refuses() {
 }
 
 #[tokio::test]
+async fn where_no_way_leads_a_connect_says_so() {
+    // Nothing would end it but the answer, or the limit of this test.
+    let config = KcpConfig::from(SessionConfig::fast().connect_timeout(2 * LIMIT));
+    let lone = KcpStream::connect_with("127.0.0.1:0", config.clone());
+    let found = timeout(LIMIT, lone).await.unwrap();
+    assert_eq!(found.unwrap_err().kind(), ErrorKind::InvalidInput);
+    for peer in ["[::1]:9", "127.0.0.1:0", "192.0.2.1:9"] {
+        let endpoint = KcpEndpoint::bind("127.0.0.1:0".parse().unwrap(), config.clone()).await.unwrap();
+        let found = timeout(LIMIT, endpoint.connect(peer.parse().unwrap())).await.unwrap();
+        assert_eq!(found.unwrap_err().kind(), ErrorKind::InvalidInput, "{peer}");
+        assert_eq!(endpoint.stats().sessions, 0);
+    }
+}
+
+#[tokio::test]
 async fn a_silent_peer_times_out() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let config = KcpConfig::from(SessionConfig::fast().connect_timeout(Duration::from_millis(300)));
@@ -173,6 +288,17 @@ async fn bad_configuration_is_invalid_input() {
         KcpListener::bind_with("127.0.0.1:0", config.clone()).await.unwrap_err(),
         KcpStream::connect_with("127.0.0.1:1", config).await.unwrap_err(),
     ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    let one = KcpConfig::fast;
+    for (good, bad) in [
+        (one().backlog(1), one().backlog(0)),
+        (one().half_open(1), one().half_open(0)),
+        (one().max_sessions(1), one().max_sessions(0)),
+        (one().max_sessions_per_ip(Some(1)), one().max_sessions_per_ip(Some(0))),
+    ] {
+        KcpListener::bind_with("127.0.0.1:0", good).await.unwrap();
+        let error = KcpListener::bind_with("127.0.0.1:0", bad).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
     let occupied = KcpListener::bind("127.0.0.1:0").await.unwrap();

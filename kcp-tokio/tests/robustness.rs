@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kcp_tokio::{
-    DatagramSocket, KcpConfig, KcpEndpoint, KcpListener, KcpStream, NoDelay, SessionConfig, Sink,
+    DatagramSocket, KcpConfig, KcpEndpoint, KcpListener, KcpStream, NoDelay, Route, SessionConfig, Sink,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -41,7 +41,7 @@ impl DatagramSocket for BrokenSocket {
         Poll::Ready(Err(io::Error::from_raw_os_error(self.raw_error)))
     }
 
-    fn try_send(&self, _: SocketAddr, run: &[u8], _: usize) -> io::Result<usize> {
+    fn try_send(&self, _: Route, run: &[u8], _: usize) -> io::Result<usize> {
         Ok(run.len())
     }
 
@@ -81,12 +81,12 @@ impl DatagramSocket for WireSocket {
         drop(arrived);
         for datagram in &mut datagrams {
             let stride = datagram.len();
-            sink(self.peer, datagram, stride);
+            sink(self.peer.into(), datagram, stride);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn try_send(&self, _: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
+    fn try_send(&self, _: Route, run: &[u8], stride: usize) -> io::Result<usize> {
         if self.lose.load(Ordering::Relaxed) == 0 {
             let mut arrived = self.there.arrived.lock().unwrap();
             arrived.0.extend(run.chunks(stride).map(<[u8]>::to_vec));

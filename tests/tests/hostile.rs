@@ -526,7 +526,7 @@ async fn an_unproven_address_gets_no_more_than_three_times_what_it_sent() {
             }
         });
         let mut received = 0;
-        let mut take = |_: SocketAddr, run: &mut [u8], _: usize| received += run.len();
+        let mut take = |_: kcp_tokio::Route, run: &mut [u8], _: usize| received += run.len();
         let all = std::future::poll_fn(|cx| {
             use kcp_tokio::DatagramSocket as _;
             while victim.poll_recv(cx, &mut take).is_ready() {}
@@ -584,7 +584,7 @@ impl kcp_tokio::DatagramSocket for Refusing {
         self.0.poll_recv(cx, sink)
     }
 
-    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> std::io::Result<usize> {
+    fn try_send(&self, to: kcp_tokio::Route, run: &[u8], stride: usize) -> std::io::Result<usize> {
         if self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 5 == 4 {
             return Err(std::io::ErrorKind::PermissionDenied.into());
         }
@@ -592,7 +592,7 @@ impl kcp_tokio::DatagramSocket for Refusing {
     }
 
     /// One at a time, as a system that stops at the first it refuses does: the refused one is first when it is asked again.
-    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> std::io::Result<usize> {
+    fn try_send_each(&self, datagrams: &[(kcp_tokio::Route, &[u8])]) -> std::io::Result<usize> {
         match datagrams.first() {
             Some((to, datagram)) => self.try_send(*to, datagram, datagram.len()).map(|_| 1),
             None => Ok(0),

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kcp_tests::pattern;
-use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpStream, SessionConfig, Sink};
+use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpStream, Route, SessionConfig, Sink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -111,7 +111,7 @@ impl DatagramSocket for Closed {
         Poll::Pending
     }
 
-    fn try_send(&self, _: SocketAddr, run: &[u8], _: usize) -> io::Result<usize> {
+    fn try_send(&self, _: Route, run: &[u8], _: usize) -> io::Result<usize> {
         Ok(run.len())
     }
 

@@ -12,6 +12,8 @@ use crate::time::{Timestamp, saturating_micros};
 const FIRST_WAIT: u64 = 200_000;
 const MAX_WAIT: u64 = 2_000_000;
 
+/// Keepalives in an idle timeout, at least.
+const KEEPALIVES: u64 = 3;
 /// An unanswered keepalive is repeated after this part of the period.
 const KEEPALIVE_RETRIES: u64 = 4;
 
@@ -63,8 +65,9 @@ pub(super) struct Liveness {
 impl Liveness {
     pub(super) fn new(config: &SessionConfig, jitter: u32, now: Timestamp) -> Self {
         // A quiet peer is asked often enough to be told from a dead one.
-        let often = config.keepalive.map(|period| period.min(config.idle_timeout.map_or(period, |idle| idle / 3)));
-        let period = often.map_or(0, saturating_micros);
+        let longest = config.idle_timeout.map_or(u64::MAX, |idle| saturating_micros(idle) / KEEPALIVES);
+        let often = config.keepalive.map(|period| saturating_micros(period).min(longest));
+        let period = often.unwrap_or_default();
         // 90 % to 100 % of the configured period.
         let jitter = u64::from(jitter).saturating_mul(period / 10) >> 32;
         let period = period.saturating_sub(jitter);

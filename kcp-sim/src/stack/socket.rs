@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kcp_netsim::{SimNet, SimSocket};
-use kcp_tokio::{DatagramSocket, KcpEndpoint, Sink};
+use kcp_tokio::{DatagramSocket, KcpEndpoint, Route, Sink};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::dice::Dice;
@@ -148,7 +148,7 @@ impl DatagramSocket for Watched {
         received
     }
 
-    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize> {
+    fn try_send(&self, to: Route, run: &[u8], stride: usize) -> io::Result<usize> {
         let Ok(socket) = self.socket() else { return Ok(run.len()) };
         for datagram in run.chunks(stride.max(1)) {
             if datagram.len() > self.mtu {

@@ -1,21 +1,37 @@
 //! What the driver needs of a datagram socket.
 
-mod marked;
+mod control;
 mod readiness;
 mod udp;
 
 use std::fmt::Debug;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
 pub(crate) use udp::{UdpIo, bind, bind_group};
+
+/// The two ends of a datagram's way.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where the peer is.
+    pub peer: SocketAddr,
+    /// The address of ours that the peer knows, where the socket has several (it is bound to `0.0.0.0` or `[::]`): answers that come
+    /// from another one are a stranger's. None: the system chooses.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Route {
+    fn from(peer: SocketAddr) -> Self {
+        Self { peer, local: None }
+    }
+}
 
 /// A datagram transport: a UDP socket, an in-memory network, or anything that carries datagrams between addresses.
 ///
 /// All methods are called by one driver task, except [`try_send`](Self::try_send), which writers call from theirs.
 pub trait DatagramSocket: Debug + Send + Sync + 'static {
-    /// Receives what has arrived, a bounded number of datagrams, and hands it to `sink`: the sender's address, one or
+    /// Receives what has arrived, a bounded number of datagrams, and hands it to `sink`: the way they came, one or
     /// more datagrams back to back, and the stride between them (the last may be shorter).
     ///
     /// Pending, with the waker registered, when nothing had arrived.
@@ -30,14 +46,14 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `WouldBlock` when nothing was sent for lack of room. Any other error means that the run is lost from there on.
-    fn try_send(&self, to: SocketAddr, run: &[u8], stride: usize) -> io::Result<usize>;
+    fn try_send(&self, to: Route, run: &[u8], stride: usize) -> io::Result<usize>;
 
     /// Sends one datagram to each of several addresses, in order, with as few system calls as it can; returns how many were
     /// sent, at least one. The default sends them one by one.
     ///
     /// # Errors
     /// The first datagram's: it was not sent. One further back shows when it is the first.
-    fn try_send_each(&self, datagrams: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+    fn try_send_each(&self, datagrams: &[(Route, &[u8])]) -> io::Result<usize> {
         one_by_one(self, datagrams)
     }
 
@@ -78,10 +94,7 @@ pub trait DatagramSocket: Debug + Send + Sync + 'static {
 }
 
 /// Up to the first that cannot be sent.
-fn one_by_one(
-    socket: &(impl DatagramSocket + ?Sized),
-    datagrams: &[(SocketAddr, &[u8])],
-) -> io::Result<usize> {
+fn one_by_one(socket: &(impl DatagramSocket + ?Sized), datagrams: &[(Route, &[u8])]) -> io::Result<usize> {
     let mut sent = 0;
     for (to, datagram) in datagrams {
         match socket.try_send(*to, datagram, datagram.len().max(1)) {
@@ -93,6 +106,6 @@ fn one_by_one(
     Ok(sent)
 }
 
-/// Takes received datagrams: sender, datagrams back to back, stride. They may be changed in place (decrypted), and are not
+/// Takes received datagrams: the way they came, datagrams back to back, stride. They may be changed in place (decrypted), and are not
 /// looked at again.
-pub type Sink<'a> = &'a mut (dyn FnMut(SocketAddr, &mut [u8], usize) + 'a);
+pub type Sink<'a> = &'a mut (dyn FnMut(Route, &mut [u8], usize) + 'a);
