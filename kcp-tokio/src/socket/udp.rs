@@ -126,7 +126,7 @@ impl Calls for System {
     }
 
     #[cfg(not(any(target_os = "android", target_os = "linux")))]
-    fn send_each(&self, _: &UdpSocket, _: &[(SocketAddr, &[u8])]) -> io::Result<usize> {
+    fn send_each(&self, _: &UdpSocket, _: &[(Route, &[u8])]) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
