@@ -374,7 +374,7 @@ impl Extension {
     pub(super) fn late_hello(&mut self, now: Timestamp) -> Option<Vec<u8>> {
         self.next_hello.filter(|at| *at <= now)?;
         self.next_hello = None;
-        let sent = self.hellos.as_mut().filter(|sent| **sent < MAX_HELLOS)?;
+        let sent = self.hellos.as_mut()?;
         *sent = sent.saturating_add(1);
         // Behind the last one nobody is woken for nothing.
         self.next_hello = (*sent < MAX_HELLOS).then(|| now.plus_micros(HELLO_WAIT));

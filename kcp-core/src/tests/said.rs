@@ -171,6 +171,24 @@ fn only_the_answer_to_our_own_hello_counts() {
     assert!(client.is_extended());
 }
 
+/// What the application says may look like anything.
+#[test]
+fn data_that_looks_like_another_lifes_answer_is_data() {
+    let (mut client, _) = dial(quiet(), at(0));
+    let echo = client.epitaph().own;
+    let answer = |token| control(Wins, &[Control::HelloAck { token, echo }]);
+    client.handle_datagram(at(0), &answer(9)).unwrap();
+    let payload = answer(10)[24..].to_vec();
+    client.handle_datagram(at(1), &segment(Push, 0, 128, 0, 0, 0, &payload)).unwrap();
+    let mut read = vec![0; 100];
+    let len = client.read(at(1), &mut read).unwrap();
+    assert_eq!(read[..len], payload);
+    assert!(!client.is_closed());
+    // Said by the protocol it is another life's, and the end of this one.
+    let _ = client.handle_datagram(at(2), &answer(10));
+    assert_eq!(client.close_reason(), Some(CloseReason::Reset));
+}
+
 #[test]
 fn only_the_answer_to_the_question_ends_the_search() {
     let mut pair = settled();

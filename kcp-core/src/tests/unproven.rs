@@ -83,6 +83,26 @@ fn only_so_many_strangers_are_answered() {
     }
 }
 
+#[test]
+fn what_is_said_again_and_again_stays_within_the_allowance() {
+    for length in 0..60 {
+        let mut end = accepted(quiet().keepalive(Some(core::time::Duration::from_secs(1))));
+        let mut hello = vec![MAGIC];
+        Control::Hello { token: 5 }.encode(&mut hello);
+        pad(&mut hello, length);
+        let hello = segment(Wask, 0, 128, 0, 0, 0, &hello);
+        end.handle_datagram(at(0), &hello).unwrap();
+        end.shutdown();
+        let (mut now, mut said) = (at(0), 0);
+        while now < at(60_000) {
+            end.handle_timeout(now);
+            said += datagrams(&mut end, now).iter().map(Vec::len).sum::<usize>();
+            now = end.poll_timeout().unwrap_or(at(60_000));
+        }
+        assert!((1..=hello.len() * 3).contains(&said), "{length}: {said}");
+    }
+}
+
 /// One that knows this conversation from before learns that it is over: nothing is acknowledged, and its echo is the proof.
 #[test]
 fn data_that_opens_is_denied_by_those_that_speak_the_extensions() {
