@@ -355,7 +355,8 @@ impl Pair {
         let [a, b] = &self.ends;
         // One that was with another life of the server cannot prove itself to this.
         let both = self.trusted && !self.restarted && open(a) && open(b);
-        if both && self.is_severed() && a.asked(well, 0) {
+        // Who is to find it asks an address again when its own clock has caught up.
+        if both && self.is_severed() && a.asked(well, b.set_back) {
             return Err(format!("has moved, and was not found ({})", a.who));
         }
         for (end, peer) in [(a, b), (b, a)] {
