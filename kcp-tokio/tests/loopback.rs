@@ -1,13 +1,12 @@
 //! Streams over real loopback sockets: echo, half-close, drop, refusal, and a runtime that goes away.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kcp_tokio::{DatagramSocket, KcpConfig, KcpEndpoint, KcpListener, KcpStream, Route, SessionConfig, Sink};
+use kcp_netsim::{LinkConfig, SimNet};
+use kcp_tokio::{KcpConfig, KcpEndpoint, KcpListener, KcpStream, SessionConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -109,28 +108,6 @@ async fn the_address_that_was_asked_answers() {
     }
 }
 
-/// Where an endpoint goes that is to fall silent.
-#[derive(Debug)]
-struct Nowhere;
-
-impl DatagramSocket for Nowhere {
-    fn poll_recv(&self, _: &mut Context<'_>, _: Sink<'_>) -> Poll<io::Result<()>> {
-        Poll::Pending
-    }
-
-    fn try_send(&self, _: Route, run: &[u8], _: usize) -> io::Result<usize> {
-        Ok(run.len())
-    }
-
-    fn poll_send_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(([192, 0, 2, 1], 1).into())
-    }
-}
-
 /// The same of answers that no session gives.
 #[cfg(target_os = "linux")]
 #[tokio::test]
@@ -145,7 +122,8 @@ async fn a_server_that_was_started_anew_says_so_from_the_address_that_was_asked(
         server.write_all(b"from it").await.unwrap();
         timeout(LIMIT, client.read_exact(&mut [0; 7])).await.unwrap().unwrap();
     }
-    endpoint.rebind_to(Arc::new(Nowhere));
+    // To a network without anybody else: it falls silent.
+    endpoint.rebind_to(SimNet::new(LinkConfig::ideal(), 1).bind(addr).unwrap());
     let listener = loop {
         match KcpListener::bind(addr).await {
             Ok(listener) => break listener,

@@ -2,7 +2,7 @@
 //! socket has, so that no datagram may say otherwise, as quinn-udp's do.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) use imp::{Source, is_not_ours, send, set_class};
+pub(crate) use imp::{Source, send, send_from, set_class};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use unsupported::set_class;
 
@@ -60,13 +60,20 @@ mod imp {
         }
     }
 
-    /// Whether the system may have refused a datagram for the address that it was to leave from: the interface has lost it, or the
-    /// endpoint has moved to another socket. The peer will learn of another one then.
-    pub(crate) fn is_not_ours(error: &io::Error) -> bool {
+    /// Sends from this address, or, if the system refuses that, from one that it chooses: the interface has lost it, or the endpoint has
+    /// moved to another socket. The peer will learn of another one then.
+    pub(crate) fn send_from<T>(
+        local: Option<IpAddr>,
+        send: impl Fn(Option<&Source>) -> io::Result<T>,
+    ) -> io::Result<T> {
         const EINVAL: i32 = 22;
         const EADDRNOTAVAIL: i32 = 99;
         const ENETUNREACH: i32 = 101;
-        matches!(error.raw_os_error(), Some(EINVAL | EADDRNOTAVAIL | ENETUNREACH))
+        let source = local.map(Source::of);
+        send(source.as_ref()).or_else(|error| match error.raw_os_error() {
+            Some(EINVAL | EADDRNOTAVAIL | ENETUNREACH) if source.is_some() => send(None),
+            _ => Err(error),
+        })
     }
 
     /// Sends one datagram, or several of `segment` bytes each with one call.
@@ -79,20 +86,15 @@ mod imp {
         let peer = SockaddrStorage::from(to.peer);
         let size = segment.map(u16::try_from).transpose().map_err(io::Error::other)?;
         let segments = size.as_ref().map(ControlMessage::UdpGsoSegments);
-        let source = to.local.map(Source::of);
         let bytes = [IoSlice::new(bytes)];
         let send = |control: &[ControlMessage<'_>]| {
             sendmsg(socket.as_raw_fd(), &bytes, control, MsgFlags::empty(), Some(&peer))?;
             Ok(())
         };
-        match (source.as_ref().map(Source::message), &segments) {
+        send_from(to.local, |source| match (source.map(Source::message), &segments) {
             (None, segments) => send(segments.as_slice()),
             (Some(source), None) => send(&[source]),
             (Some(source), Some(segments)) => send(&[source, *segments]),
-        }
-        .or_else(|error| match to.local {
-            Some(_) if is_not_ours(&error) => send(segments.as_slice()),
-            _ => Err(error),
         })
     }
 }

@@ -205,7 +205,7 @@ mod one {
 mod many {
     use std::cell::RefCell;
     use std::io::{self, IoSlice};
-    use std::net::{IpAddr, UdpSocket};
+    use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
 
     use nix::cmsg_space;
@@ -213,7 +213,7 @@ mod many {
     use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 
     use crate::socket::Route;
-    use crate::socket::control::{Source, is_not_ours};
+    use crate::socket::control::{Source, send_from};
 
     /// Datagrams per call.
     const MOST: usize = 64;
@@ -234,35 +234,25 @@ mod many {
         let local = datagrams.first().and_then(|(to, _)| to.local);
         let alike = datagrams.iter().take(MOST).take_while(|(to, _)| to.local == local).count();
         let datagrams = datagrams.get(..alike).unwrap_or(datagrams);
-        send_from(socket, local, datagrams).or_else(|error| match local {
-            Some(_) if is_not_ours(&error) => send_from(socket, None, datagrams),
-            _ => Err(error),
-        })
-    }
-
-    fn send_from(
-        socket: &UdpSocket,
-        local: Option<IpAddr>,
-        datagrams: &[(Route, &[u8])],
-    ) -> io::Result<usize> {
         let mut slices = [[IoSlice::new(&[])]; MOST];
         let mut addrs = [None; MOST];
         for ((slice, addr), (to, datagram)) in slices.iter_mut().zip(&mut addrs).zip(datagrams) {
             *slice = [IoSlice::new(datagram)];
             *addr = Some(SockaddrStorage::from(to.peer));
         }
-        let (slices, addrs) = (slices.iter().take(datagrams.len()), addrs.get(..datagrams.len()));
-        let headers = match local {
-            None => &PLAIN,
-            Some(IpAddr::V4(_)) => &FROM_V4,
-            Some(IpAddr::V6(_)) => &FROM_V6,
-        };
-        let source = local.map(Source::of);
-        let source = source.as_ref().map(Source::message);
-        headers.with_borrow_mut(|headers| {
-            let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
-            let sent = sendmmsg(fd, headers, slices, addrs.unwrap_or_default(), source.as_slice(), flags)?;
-            Ok(sent.count())
+        let addrs = addrs.get(..alike).unwrap_or_default();
+        send_from(local, |source| {
+            let headers = match source {
+                None => &PLAIN,
+                Some(Source::V4(_)) => &FROM_V4,
+                Some(Source::V6(_)) => &FROM_V6,
+            };
+            let source = source.map(Source::message);
+            headers.with_borrow_mut(|headers| {
+                let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+                let slices = slices.iter().take(alike);
+                Ok(sendmmsg(fd, headers, slices, addrs, source.as_slice(), flags)?.count())
+            })
         })
     }
 }
@@ -277,7 +267,6 @@ impl UdpIo {
         }
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let_fragment(&io);
-        ask_for_less(&io, has_any(&io));
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
         let _ = socket.set_recv_buffer_size(buffer);
@@ -293,7 +282,9 @@ impl UdpIo {
             marked,
             peer,
         };
-        Self::with(io, calls)
+        let this = Self::with(io, calls)?;
+        ask_for_less(this.io.socket(), this.any);
+        Ok(this)
     }
 }
 
