@@ -198,7 +198,10 @@ impl Flight {
     }
 
     fn rtt(&self) -> Option<u64> {
-        self.rtts.into_iter().flatten().min()
+        match self.rtts {
+            [Some(one), Some(other)] => Some(one.min(other)),
+            [one, other] => one.or(other),
+        }
     }
 
     /// Sending has stopped at the limit.

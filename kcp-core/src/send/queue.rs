@@ -277,12 +277,12 @@ impl Gathered {
         }
         self.usage.note(self.chunks.len());
         let mut rest = self.chunks.pop_front()?;
+        if rest.len() <= longest {
+            return Some(Piece { frg: 0, data: rest });
+        }
         // All fragments are cut at once: their numbers count down from the first, so a later change of the mtu must
         // not change how many there are. Admission has checked that the count fits `frg`.
-        let first = rest.split_to(rest.len().min(longest));
-        if rest.is_empty() {
-            return Some(Piece { frg: 0, data: first });
-        }
+        let first = rest.split_to(longest);
         let count = fragments_of(rest.len(), mss);
         for left in (0..count).rev() {
             let data = rest.split_to(rest.len().min(mss));

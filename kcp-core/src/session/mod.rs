@@ -757,7 +757,7 @@ impl Session {
                 self.extension.next(self.shutdown, &self.engine),
             ],
         };
-        deadlines.into_iter().flatten().min()
+        deadlines.iter().flatten().min().copied()
     }
 
     // ---- state ----
