@@ -20,6 +20,10 @@ impl Usage {
         self.0 = self.0.max(u32::try_from(used).unwrap_or(u32::MAX));
     }
 
+    pub(crate) const fn lately(&self) -> usize {
+        size(self.0)
+    }
+
     /// To be asked when nothing is left in the buffer: whether so large a one is more than what was used lately asks for.
     /// What was used longer ago counts for less each time.
     pub(crate) fn is_exceeded(&mut self, capacity: usize) -> bool {

@@ -274,12 +274,12 @@ impl Engine {
         if ahead == Some(0) && self.assembler.is_empty() && self.reader.len() < size(self.params.rcv_wnd) {
             self.assembler.bypass();
             if self.takes(payload.len()) {
-                self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
+                self.broken |= self.reader.push(self.params.stream, frg, payload, &mut self.store).is_err();
             }
         } else {
             self.in_a_row =
                 if header.sn == self.assembler.end() { self.in_a_row.saturating_add(1) } else { 0 };
-            self.assembler.insert(header.sn, frg, payload);
+            self.assembler.insert(header.sn, frg, payload, &mut self.store);
         }
         self.acks.push(header.sn, header.ts, self.assembler.next(), limit);
     }
@@ -294,14 +294,26 @@ impl Engine {
     /// Moves what has become in order to the reader while it has room; true when it can be read.
     fn deliver(&mut self) -> bool {
         while self.reader.len() < size(self.params.rcv_wnd) {
-            let Some(len) = self.assembler.front().map(|(_, payload)| payload.len()) else { break };
-            let wanted = self.takes(len);
-            if wanted && let Some((frg, payload)) = self.assembler.front() {
-                self.broken |= self.reader.push(self.params.stream, frg, payload).is_err();
+            let Some(piece) = self.assembler.pop() else { break };
+            if self.takes(piece.place.len()) {
+                self.broken |= self.reader.append(self.params.stream, piece, &mut self.store).is_err();
+            } else {
+                self.store.remove(piece.place);
             }
-            self.assembler.pop();
         }
+        self.store.note();
+        self.compact();
         self.is_readable()
+    }
+
+    /// Moves all that is held together where too much memory is held with it.
+    fn compact(&mut self) {
+        if self.store.is_wasteful() {
+            let before = core::mem::take(&mut self.store);
+            for piece in self.reader.pieces_mut().chain(self.assembler.pieces_mut()) {
+                self.store.move_from(&before, piece);
+            }
+        }
     }
 
     /// Counts a segment in order of `len` bytes; whether it is for the reader.
@@ -355,9 +367,7 @@ impl Engine {
         if self.reader.keeps() {
             self.rest();
         }
-        if !self.assembler.is_empty() {
-            self.deliver();
-        }
+        self.deliver();
         if !self.announcer.is_closed() {
             return;
         }

@@ -20,6 +20,7 @@ use crate::num::{fits, size, wide};
 use crate::rare::Rare;
 use crate::recv::assembler::Assembler;
 use crate::recv::reader::ReadQueue;
+use crate::recv::store::Store;
 use crate::rtt::{INITIAL_RTO, RttEstimator};
 use crate::send::inflight::Inflight;
 use crate::send::queue::SendQueue;
@@ -175,6 +176,8 @@ pub(crate) struct Engine {
 
     assembler: Assembler,
     reader: ReadQueue,
+    /// The payloads of both.
+    store: Store,
     /// The reader is gone: data is acknowledged and thrown away.
     discard: bool,
     /// Payload of the longest segment received: the peer's may be longer than ours.
@@ -234,6 +237,7 @@ impl Engine {
             rests: 0,
             assembler: Assembler::new(Seq::new(0)),
             reader: ReadQueue::default(),
+            store: Store::default(),
             discard: false,
             longest: 0,
             in_a_row: 0,
@@ -406,7 +410,7 @@ impl Engine {
 
     pub(crate) fn read(&mut self, now: Timestamp, buf: &mut [u8]) -> usize {
         loop {
-            let n = self.reader.read(self.params.stream, buf);
+            let n = self.reader.read(self.params.stream, buf, &mut self.store);
             self.after_read(now);
             // Where it skipped empty messages, something to read may have come into the room that they left.
             if n > 0 || buf.is_empty() || !self.is_readable() {
@@ -416,11 +420,11 @@ impl Engine {
     }
 
     pub(crate) fn peek(&self, buf: &mut [u8]) -> usize {
-        self.reader.peek(self.params.stream, buf)
+        self.reader.peek(self.params.stream, buf, &self.store)
     }
 
     pub(crate) fn pop_message(&mut self, now: Timestamp) -> Option<Bytes> {
-        let message = self.reader.pop_message(self.params.stream)?;
+        let message = self.reader.pop_message(self.params.stream, &mut self.store)?;
         self.after_read(now);
         Some(message)
     }
@@ -432,7 +436,7 @@ impl Engine {
     /// Throws away what has arrived and what will arrive; it is still acknowledged.
     pub(crate) fn discard_input(&mut self, now: Timestamp) {
         self.discard = true;
-        self.reader.clear();
+        self.reader.clear(&mut self.store);
         self.after_read(now);
     }
 
@@ -442,6 +446,7 @@ impl Engine {
             || self.inflight.keeps()
             || self.reader.keeps()
             || self.assembler.keeps()
+            || self.store.keeps()
             || self.acks.keeps();
         kept.then_some(self.data_at.max(self.wrote_at).max(self.progress_at))
     }
@@ -453,6 +458,7 @@ impl Engine {
             self.queue.trim();
             self.inflight.trim();
             self.reader.trim();
+            self.store.trim();
         }
     }
 
@@ -463,6 +469,7 @@ impl Engine {
         self.inflight.trim();
         self.reader.trim();
         self.assembler.trim();
+        self.store.trim();
         self.acks.trim();
     }
 
@@ -474,8 +481,9 @@ impl Engine {
         self.ack_due = None;
         (self.ask, self.tell) = (false, false);
         if unread_too {
-            self.reader.clear();
+            self.reader.clear(&mut self.store);
             self.assembler = Assembler::new(self.assembler.next());
+            self.store = Store::default();
         }
     }
 

@@ -1,13 +1,12 @@
 //! Data in order: read as bytes or as whole messages.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::kept::Usage;
-use crate::num::{narrow, size};
 use crate::rare::Rare;
+use crate::recv::store::{Piece, Place, Store};
 
 /// Segments in order that the application has not read (`rcv_queue`).
 #[derive(Debug, Default)]
@@ -23,133 +22,57 @@ pub(crate) struct ReadQueue {
     bytes: usize,
 }
 
-/// A segment that was not read, or what is left of it.
-#[derive(Copy, Clone, Debug)]
-struct Piece {
-    len: u32,
-    frg: u8,
-    /// Its payload is the next of `own`, otherwise the next in the store.
-    own: bool,
-}
-
 #[derive(Debug, Default)]
 struct Unread {
     pieces: VecDeque<Piece>,
+    /// Of those that are `own`, in their order.
     own: VecDeque<Bytes>,
-    store: Store,
     usage: Usage,
-    /// Of the store, in units of `UNIT` bytes.
-    stored: Usage,
 }
-
-const UNIT: usize = 64;
-
-/// Payload back to back: an allocation per chunk instead of one per segment. A piece never spans two chunks.
-#[derive(Debug, Default)]
-struct Store {
-    /// Read up to `head`. Invariant: nothing comes after it while it is empty.
-    front: Vec<u8>,
-    head: usize,
-    more: VecDeque<Vec<u8>>,
-    /// Used ones.
-    spare: Vec<Vec<u8>>,
-}
-
-/// A chunk is as large as what is unread already, between a segment and this, so that little is held beyond the unread bytes.
-const MAX_CHUNK: usize = 65_536;
-/// Chunks that wait to be used again.
-const MAX_SPARE: usize = 16;
 
 /// A fragment number that does not continue the message under way.
 #[derive(Debug)]
 pub(crate) struct BrokenChain;
 
-impl Store {
-    /// `unread`: bytes that are unread already.
-    fn append(&mut self, payload: &[u8], unread: usize) {
-        let back = self.more.back_mut().unwrap_or(&mut self.front);
-        if back.capacity().saturating_sub(back.len()) >= payload.len() {
-            back.extend_from_slice(payload);
-            return;
-        }
-        let used = self.spare.pop().filter(|chunk| chunk.capacity() >= payload.len());
-        let mut chunk = used.unwrap_or_else(|| Vec::with_capacity(unread.min(MAX_CHUNK).max(payload.len())));
-        chunk.extend_from_slice(payload);
-        if self.front.is_empty() {
-            self.front = chunk;
-        } else {
-            self.more.push_back(chunk);
-        }
-    }
-
-    /// The next `len` bytes, which are of one piece.
-    fn next(&self, len: usize) -> &[u8] {
-        self.front.get(self.head..self.head.saturating_add(len)).unwrap_or_default()
-    }
-
-    fn advance(&mut self, len: usize) {
-        self.head = self.head.saturating_add(len);
-        if self.head >= self.front.len() {
-            self.head = 0;
-            self.front.clear();
-            if let Some(next) = self.more.pop_front() {
-                let used = core::mem::replace(&mut self.front, next);
-                // Of the small ones that it began with none is worth keeping.
-                if used.capacity() >= MAX_CHUNK && self.spare.len() < MAX_SPARE {
-                    self.spare.push(used);
-                }
-            }
-        }
-    }
-
-    /// Of what is kept while nothing is unread.
-    fn capacity(&self) -> usize {
-        self.spare.iter().fold(self.front.capacity(), |sum, chunk| sum.saturating_add(chunk.capacity()))
-    }
-
-    fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        let first = self.front.get(self.head..).unwrap_or_default();
-        core::iter::once(first).chain(self.more.iter().map(Vec::as_slice))
-    }
-}
-
 impl Unread {
-    fn note(&mut self, bytes: usize) {
-        self.usage.note(self.pieces.len());
-        self.stored.note(bytes / UNIT);
-    }
-
-    /// Bytes of a piece that is not empty.
-    fn front(&self, piece: Piece) -> &[u8] {
+    /// The payload of the first piece.
+    fn front<'a>(&'a self, piece: Piece, store: &'a Store) -> &'a [u8] {
         match self.own.front() {
             Some(own) if piece.own => own,
-            _ => self.store.next(size(piece.len)),
+            _ => store.get(piece.place),
         }
     }
 
-    /// `len` bytes of the first piece have been read.
-    fn advance(&mut self, piece: Piece, len: usize) {
+    /// `len` bytes of the first piece have been read, which are not all.
+    fn advance(&mut self, len: usize, store: &mut Store) {
+        let Some(piece) = self.pieces.front_mut() else { return };
         match self.own.front_mut() {
             Some(own) if piece.own => {
                 own.advance(len.min(own.len()));
-                if own.is_empty() {
-                    self.own.pop_front();
-                }
+                piece.place = Place::nowhere(own.len());
             }
-            _ => self.store.advance(len),
+            _ => store.advance(&mut piece.place, len),
+        }
+    }
+
+    /// The first piece has been read.
+    fn remove(&mut self, first: Piece, store: &mut Store) {
+        self.pieces.pop_front();
+        if first.own {
+            self.own.pop_front();
+        } else {
+            store.remove(first.place);
         }
     }
 
     /// The first piece as bytes of its own.
-    fn pop(&mut self) -> Option<(u8, Bytes)> {
-        let piece = self.pieces.pop_front()?;
-        if piece.own
-            && let Some(own) = self.own.pop_front()
-        {
-            return Some((piece.frg, own));
-        }
-        let data = Bytes::copy_from_slice(self.store.next(size(piece.len)));
-        self.store.advance(data.len());
+    fn pop(&mut self, store: &mut Store) -> Option<(u8, Bytes)> {
+        let piece = *self.pieces.front()?;
+        let data = match self.own.front() {
+            Some(own) if piece.own => own.clone(),
+            _ => Bytes::copy_from_slice(store.get(piece.place)),
+        };
+        self.remove(piece, store);
         Some((piece.frg, data))
     }
 }
@@ -166,20 +89,48 @@ impl ReadQueue {
     }
 
     /// Appends a copy of the next segment in order.
-    pub(crate) fn push(&mut self, stream: bool, frg: u8, payload: &[u8]) -> Result<(), BrokenChain> {
-        let before = self.bytes;
-        let piece = self.admit(stream, frg, payload.len())?;
+    pub(crate) fn push(
+        &mut self,
+        stream: bool,
+        frg: u8,
+        payload: &[u8],
+        store: &mut Store,
+    ) -> Result<(), BrokenChain> {
+        self.admit(stream, frg, payload.len())?;
         let unread = self.unread.make();
-        if piece.own {
+        let own = self.whole && !payload.is_empty();
+        let place = if own {
             unread.own.push_back(Bytes::copy_from_slice(payload));
+            Place::nowhere(payload.len())
         } else {
-            unread.store.append(payload, before);
+            store.push(payload)
+        };
+        unread.pieces.push_back(Piece { place, frg, own });
+        Ok(())
+    }
+
+    /// Appends the next segment in order, which is in the store already.
+    pub(crate) fn append(
+        &mut self,
+        stream: bool,
+        mut piece: Piece,
+        store: &mut Store,
+    ) -> Result<(), BrokenChain> {
+        if let Err(broken) = self.admit(stream, piece.frg, piece.place.len()) {
+            store.remove(piece.place);
+            return Err(broken);
+        }
+        let unread = self.unread.make();
+        if self.whole && piece.place.len() > 0 {
+            unread.own.push_back(Bytes::copy_from_slice(store.get(piece.place)));
+            store.remove(piece.place);
+            piece.own = true;
         }
         unread.pieces.push_back(piece);
         Ok(())
     }
 
-    fn admit(&mut self, stream: bool, frg: u8, len: usize) -> Result<Piece, BrokenChain> {
+    fn admit(&mut self, stream: bool, frg: u8, len: usize) -> Result<(), BrokenChain> {
         if !stream {
             if self.expected.is_some_and(|expected| expected != frg) {
                 return Err(BrokenChain);
@@ -190,8 +141,7 @@ impl ReadQueue {
             }
         }
         self.bytes = self.bytes.saturating_add(len);
-        // No datagram is longer.
-        Ok(Piece { len: u32::try_from(len).unwrap_or(u32::MAX), frg, own: self.whole && len > 0 })
+        Ok(())
     }
 
     /// Whether a read would return something. An empty message counts: it is for
@@ -202,10 +152,10 @@ impl ReadQueue {
 
     /// Copies bytes out. In message mode never past the end of a message; a message longer than `buf` is continued
     /// by the next call, and empty messages are skipped. 0 when there is nothing.
-    pub(crate) fn read(&mut self, stream: bool, buf: &mut [u8]) -> usize {
+    pub(crate) fn read(&mut self, stream: bool, buf: &mut [u8], store: &mut Store) -> usize {
         self.whole = false;
         let Some(unread) = self.unread.get_mut() else { return 0 };
-        unread.note(self.bytes);
+        unread.usage.note(unread.pieces.len());
         let mut filled = 0usize;
         // In the middle of a message.
         let mut inside = false;
@@ -214,25 +164,18 @@ impl ReadQueue {
                 break;
             }
             let Some(&piece) = unread.pieces.front() else { break };
-            let n = size(piece.len).min(rest.len());
-            if n > 0 {
-                if let (Some(to), Some(from)) = (rest.get_mut(..n), unread.front(piece).get(..n)) {
-                    to.copy_from_slice(from);
-                }
-                unread.advance(piece, n);
+            let n = piece.place.len().min(rest.len());
+            if let (Some(to), Some(from)) = (rest.get_mut(..n), unread.front(piece, store).get(..n)) {
+                to.copy_from_slice(from);
             }
             filled = filled.saturating_add(n);
             self.bytes = self.bytes.saturating_sub(n);
-            // At most piece.len.
-            let left = piece.len.saturating_sub(narrow(n));
-            if left > 0 {
-                if let Some(front) = unread.pieces.front_mut() {
-                    front.len = left;
-                }
+            if n < piece.place.len() {
+                unread.advance(n, store);
                 break;
             }
+            unread.remove(piece, store);
             inside = !stream && piece.frg != 0;
-            unread.pieces.pop_front();
             if !stream && !inside {
                 self.complete = self.complete.saturating_sub(1);
                 if filled > 0 {
@@ -250,29 +193,19 @@ impl ReadQueue {
     /// A message of which only empty fragments are left has been read.
     fn skip_empty_rest(&mut self) {
         let Some(Unread { pieces, .. }) = self.unread.get_mut() else { return };
-        let mut rest = pieces.iter().take_while(|piece| piece.len == 0);
+        let mut rest = pieces.iter().take_while(|piece| piece.place.len() == 0);
         let Some(last) = rest.position(|piece| piece.frg == 0) else { return };
         pieces.drain(..=last);
         self.complete = self.complete.saturating_sub(1);
     }
 
     /// Copies what a read would, and takes nothing.
-    pub(crate) fn peek(&self, stream: bool, buf: &mut [u8]) -> usize {
+    pub(crate) fn peek(&self, stream: bool, buf: &mut [u8], store: &Store) -> usize {
         let Some(unread) = self.unread.get().filter(|_| stream || self.complete > 0) else { return 0 };
-        let (mut own, mut chunks) = (unread.own.iter(), unread.store.chunks());
-        let (mut chunk, mut rest, mut filled) = (&[][..], buf, 0usize);
+        let mut own = unread.own.iter();
+        let (mut rest, mut filled) = (buf, 0usize);
         for piece in &unread.pieces {
-            let mut data = &[][..];
-            if piece.own {
-                data = own.next().map_or(data, |own| own);
-            } else if piece.len > 0 {
-                while chunk.is_empty()
-                    && let Some(next) = chunks.next()
-                {
-                    chunk = next;
-                }
-                (data, chunk) = chunk.split_at(size(piece.len).min(chunk.len()));
-            }
+            let data = if piece.own { own.next().map_or(&[][..], |own| own) } else { store.get(piece.place) };
             let n = data.len().min(rest.len());
             let (to, later) = rest.split_at_mut(n);
             to.copy_from_slice(data.get(..n).unwrap_or_default());
@@ -286,15 +219,15 @@ impl ReadQueue {
     }
 
     /// Takes the next whole message (what is left of it after a partial read); in stream mode the next chunk.
-    pub(crate) fn pop_message(&mut self, stream: bool) -> Option<Bytes> {
+    pub(crate) fn pop_message(&mut self, stream: bool, store: &mut Store) -> Option<Bytes> {
         if !stream && self.complete == 0 {
             return None;
         }
         let unread = self.unread.get_mut()?;
-        unread.note(self.bytes);
-        let (frg, first) = unread.pop()?;
+        unread.usage.note(unread.pieces.len());
+        let (frg, first) = unread.pop(store)?;
         self.whole = true;
-        let message = if stream || frg == 0 { first } else { unread.join(frg, &first) };
+        let message = if stream || frg == 0 { first } else { unread.join(frg, &first, store) };
         self.complete = self.complete.saturating_sub(u32::from(!stream));
         self.bytes = self.bytes.saturating_sub(message.len());
         self.settle();
@@ -308,14 +241,14 @@ impl ReadQueue {
     /// Length of the next whole message; in stream mode of the next chunk (`ikcp_peeksize`).
     pub(crate) fn peek_len(&self, stream: bool) -> Option<usize> {
         if stream {
-            return self.pieces().next().map(|piece| size(piece.len));
+            return self.pieces().next().map(|piece| piece.place.len());
         }
         if self.complete == 0 {
             return None;
         }
         let mut len = 0usize;
         for piece in self.pieces() {
-            len = len.saturating_add(size(piece.len));
+            len = len.saturating_add(piece.place.len());
             if piece.frg == 0 {
                 break;
             }
@@ -324,10 +257,16 @@ impl ReadQueue {
     }
 
     /// Throws everything away.
-    pub(crate) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self, store: &mut Store) {
+        self.pieces().filter(|piece| !piece.own).for_each(|piece| store.remove(piece.place));
         self.unread.clear();
         self.complete = 0;
         self.bytes = 0;
+    }
+
+    /// All that is unread.
+    pub(crate) fn pieces_mut(&mut self) -> impl Iterator<Item = &mut Piece> {
+        self.unread.get_mut().into_iter().flat_map(|unread| &mut unread.pieces)
     }
 
     /// Whether memory is kept although nothing is unread.
@@ -345,10 +284,7 @@ impl ReadQueue {
     /// What is kept while nothing is unread is in proportion to what came lately.
     fn settle(&mut self) {
         let Some(unread) = self.unread.get_mut().filter(|unread| unread.pieces.is_empty()) else { return };
-        let capacity = unread.pieces.capacity().max(unread.own.capacity());
-        let stored = unread.store.capacity();
-        let excess = unread.usage.is_exceeded(capacity);
-        if unread.stored.is_exceeded(stored / UNIT) || excess {
+        if unread.usage.is_exceeded(unread.pieces.capacity().max(unread.own.capacity())) {
             self.unread.clear();
         }
     }
@@ -356,15 +292,15 @@ impl ReadQueue {
 
 impl Unread {
     /// A message of several segments, of which the first has been taken.
-    fn join(&mut self, mut frg: u8, first: &[u8]) -> Bytes {
+    fn join(&mut self, mut frg: u8, first: &[u8], store: &mut Store) -> Bytes {
         let mut message = BytesMut::with_capacity(first.len().saturating_mul(usize::from(frg) + 1));
         message.extend_from_slice(first);
         while frg > 0
-            && let Some(piece) = self.pieces.pop_front()
+            && let Some(&piece) = self.pieces.front()
         {
             frg = piece.frg;
-            message.extend_from_slice(self.front(piece));
-            self.advance(piece, size(piece.len));
+            message.extend_from_slice(self.front(piece, store));
+            self.remove(piece, store);
         }
         message.freeze()
     }
@@ -375,9 +311,48 @@ mod tests {
     use super::*;
     use alloc::vec;
 
+    /// A queue and the store of its payloads.
+    #[derive(Default)]
+    struct Queue {
+        queue: ReadQueue,
+        store: Store,
+    }
+
+    impl Queue {
+        fn push(&mut self, stream: bool, frg: u8, payload: &[u8]) -> Result<(), BrokenChain> {
+            self.queue.push(stream, frg, payload, &mut self.store)?;
+            self.store.note();
+            Ok(())
+        }
+
+        fn read(&mut self, stream: bool, buf: &mut [u8]) -> usize {
+            self.queue.read(stream, buf, &mut self.store)
+        }
+
+        fn peek(&self, stream: bool, buf: &mut [u8]) -> usize {
+            self.queue.peek(stream, buf, &self.store)
+        }
+
+        fn pop_message(&mut self, stream: bool) -> Option<Bytes> {
+            self.queue.pop_message(stream, &mut self.store)
+        }
+
+        fn own(&self) -> usize {
+            self.queue.unread.get().unwrap().own.len()
+        }
+    }
+
+    impl core::ops::Deref for Queue {
+        type Target = ReadQueue;
+
+        fn deref(&self) -> &ReadQueue {
+            &self.queue
+        }
+    }
+
     #[test]
     fn stream_reads_across_segments() {
-        let mut queue = ReadQueue::default();
+        let mut queue = Queue::default();
         for data in [b"abc".as_slice(), b"de", b"f"] {
             queue.push(true, 0, data).unwrap();
         }
@@ -392,7 +367,7 @@ mod tests {
 
     #[test]
     fn messages_keep_their_boundaries() {
-        let mut queue = ReadQueue::default();
+        let mut queue = Queue::default();
         queue.push(false, 1, b"ab").unwrap();
         assert!(!queue.is_readable(false) && queue.peek_len(false).is_none());
         assert_eq!(queue.read(false, &mut [0; 8]), 0, "an incomplete message is not read");
@@ -405,7 +380,7 @@ mod tests {
         assert_eq!((queue.read(false, &mut buf), &buf), (3, b"abc"));
         assert_eq!(queue.pop_message(false), Some(Bytes::from_static(b"d")), "the rest of a partly read one");
         assert_eq!(queue.peek_len(false), Some(0));
-        let mut queue2 = ReadQueue::default();
+        let mut queue2 = Queue::default();
         queue2.push(false, 0, b"").unwrap();
         queue2.push(false, 0, b"x").unwrap();
         assert_eq!(queue2.pop_message(false), Some(Bytes::new()));
@@ -416,7 +391,7 @@ mod tests {
 
     #[test]
     fn an_empty_last_fragment_leaves_no_message_behind() {
-        let mut queue = ReadQueue::default();
+        let mut queue = Queue::default();
         for (frg, data) in [(2, b"ab".as_slice()), (1, b""), (0, b""), (0, b"c")] {
             queue.push(false, frg, data).unwrap();
         }
@@ -431,7 +406,7 @@ mod tests {
     #[test]
     fn a_peek_shows_what_a_read_takes() {
         for stream in [true, false] {
-            let mut queue = ReadQueue::default();
+            let mut queue = Queue::default();
             for (frg, data) in [(0, b"".as_slice()), (1, b"ab"), (0, b"cd"), (0, b"ef")] {
                 if !(stream && data.is_empty()) {
                     queue.push(stream, frg, data).unwrap();
@@ -451,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_taken_segment_by_segment() {
-        let mut queue = ReadQueue::default();
+        let mut queue = Queue::default();
         for (frg, data) in [(200, b"ab"), (0, b"cd"), (0, b"ef")] {
             queue.push(true, frg, data).unwrap();
         }
@@ -465,10 +440,10 @@ mod tests {
 
     #[test]
     fn each_has_its_own_memory_where_whole_messages_are_taken() {
-        let mut queue = ReadQueue::default();
-        let own = |queue: &mut ReadQueue, data| {
+        let mut queue = Queue::default();
+        let own = |queue: &mut Queue, data| {
             queue.push(false, 0, data).unwrap();
-            queue.unread.get().unwrap().own.len()
+            queue.own()
         };
         assert_eq!(own(&mut queue, b"a"), 0);
         queue.pop_message(false).unwrap();
@@ -477,51 +452,69 @@ mod tests {
         assert_eq!(own(&mut queue, b"c"), 0);
     }
 
+    /// What has waited behind a hole is in the store already, and stays where it is unless each message has its own memory.
     #[test]
-    fn what_a_large_burst_needed_goes_back_after_many_small_ones() {
-        let small = |queue: &mut ReadQueue, len: usize| {
-            queue.push(true, 0, &vec![0; len]).unwrap();
-            queue.read(true, &mut vec![0; len]);
-            queue.keeps()
+    fn what_is_in_the_store_is_not_copied() {
+        let mut queue = Queue::default();
+        let append = |queue: &mut Queue, frg, data: &[u8]| {
+            let place = queue.store.push(data);
+            let at = queue.store.get(place).as_ptr();
+            queue.queue.append(false, Piece { place, frg, own: false }, &mut queue.store).map(|()| at)
         };
-        // Many segments, or many bytes: either is enough. An eighth less each time, down to a quarter.
-        for (segments, len, bursts) in [(1000, 1, 10), (20, 60_000, 10)] {
-            let mut queue = ReadQueue::default();
-            assert!(!queue.keeps());
-            for _ in 0..segments {
-                queue.push(true, 0, &vec![0; len]).unwrap();
-            }
-            assert!(!queue.keeps());
-            queue.read(true, &mut vec![0; segments * len]);
-            assert_eq!((queue.len(), queue.keeps()), (0, true));
-            assert_eq!((0..100).take_while(|_| small(&mut queue, 1)).count(), bursts, "{segments}");
-            queue.trim();
-            assert!(small(&mut queue, 1));
-            queue.trim();
-            assert!(!queue.keeps());
-        }
+        let at = append(&mut queue, 0, b"abc").unwrap();
+        let unread = queue.queue.unread.get().unwrap();
+        assert_eq!(unread.front(unread.pieces[0], &queue.store).as_ptr(), at);
+        assert_eq!(queue.read(false, &mut [0; 1]), 1);
+        assert_eq!(queue.pop_message(false), Some(Bytes::from_static(b"bc")), "what is left of it");
+        assert!(queue.store.keeps());
+        append(&mut queue, 1, b"de").unwrap();
+        assert!(queue.store.keeps(), "it has been copied once");
+        assert!(append(&mut queue, 2, b"x").is_err());
+        assert!(queue.store.keeps(), "nor is what does not belong there held");
+        append(&mut queue, 0, b"").unwrap();
+        assert_eq!((queue.own(), queue.bytes(), queue.len()), (1, 2, 2));
+        assert_eq!((queue.read(false, &mut [0; 1]), queue.peek(false, &mut [0; 9])), (1, 1));
+        assert_eq!(queue.pop_message(false), Some(Bytes::from_static(b"e")));
+        append(&mut queue, 0, b"f").unwrap();
+        queue.read(false, &mut [0; 1]);
+        append(&mut queue, 0, b"gh").unwrap();
+        assert!(!queue.store.keeps());
+        queue.queue.clear(&mut queue.store);
+        assert!(queue.store.keeps() && queue.bytes() == 0);
     }
 
     #[test]
-    fn so_many_large_chunks_are_used_again() {
-        let mut queue = ReadQueue::default();
-        let spare = |queue: &ReadQueue| queue.unread.get().unwrap().store.spare.len();
-        for _ in 0..40 {
-            queue.push(true, 0, &vec![0; 60_000]).unwrap();
-        }
-        queue.read(true, &mut vec![0; 59_999]);
-        assert_eq!(spare(&queue), 0);
-        queue.read(true, &mut vec![0; 39 * 60_000]);
-        assert_eq!(spare(&queue), MAX_SPARE);
-        for n in 1..=3 {
-            queue.push(true, 0, &vec![0; 60_000]).unwrap();
-            assert_eq!(spare(&queue), MAX_SPARE - n);
+    fn what_a_large_burst_needed_goes_back_after_many_small_ones() {
+        let keeps = |queue: &Queue| [queue.keeps(), queue.store.keeps()];
+        let small = |queue: &mut Queue| {
+            queue.push(true, 0, b"x").unwrap();
+            queue.read(true, &mut [0]);
+            keeps(queue)
+        };
+        // Many segments, or many bytes: each for itself, an eighth less each time, down to a quarter.
+        for (segments, len) in [(1000, 1), (20, 60_000)] {
+            let mut queue = Queue::default();
+            assert_eq!(keeps(&queue), [false, false]);
+            for _ in 0..segments {
+                queue.push(true, 0, &vec![0; len]).unwrap();
+            }
+            assert_eq!(keeps(&queue), [false, false]);
+            queue.read(true, &mut vec![0; segments * len]);
+            assert_eq!((queue.len(), keeps(&queue)), (0, [true, true]));
+            assert_eq!((0..100).take_while(|_| small(&mut queue) == [true, true]).count(), 10, "{segments}");
+            assert_eq!(small(&mut queue), [true, true], "it begins again");
+            queue.queue.trim();
+            queue.store.trim();
+            assert_eq!(small(&mut queue), [true, true]);
+            queue.queue.trim();
+            queue.store.trim();
+            assert_eq!(keeps(&queue), [false, false]);
         }
     }
 
     #[test]
     fn fragments_must_count_down() {
-        let mut queue = ReadQueue::default();
+        let mut queue = Queue::default();
         queue.push(false, 2, b"a").unwrap();
         assert!(queue.push(false, 0, b"b").is_err());
         queue.push(false, 1, b"b").unwrap();
@@ -538,7 +531,7 @@ mod tests {
         for seed in 0..crate::tests::rounds(200) {
             let mut rng = crate::tests::Rng::new(seed);
             let stream = seed % 2 == 0;
-            let mut queue = ReadQueue::default();
+            let mut queue = Queue::default();
             // Whole messages that were not read yet; in stream mode their bytes.
             let mut oracle: alloc::collections::VecDeque<alloc::vec::Vec<u8>> =
                 alloc::collections::VecDeque::new();
