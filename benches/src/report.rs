@@ -72,6 +72,10 @@ pub struct CoreRow {
     pub c_cut: bool,
     /// No protocol.
     pub null: f64,
+    /// Datagrams of both ends per segment: ours.
+    pub ours_datagrams: f64,
+    /// Those of `ikcp.c`.
+    pub c_datagrams: f64,
 }
 
 /// One message of 64 bytes every 20 ms, echoed.
@@ -288,7 +292,12 @@ impl Results {
                 let raw = large.ours / small.ours;
                 let bar = if percent == 0 { 1.3 } else { 2.0 };
                 bars.push(Bar {
-                    note: format!("{} raw", short(raw)),
+                    note: format!(
+                        "{} raw; datagrams per segment {:.2} and {:.2}",
+                        short(raw),
+                        small.ours_datagrams,
+                        large.ours_datagrams
+                    ),
                     ..Bar::most(format!("{name}: growth 32 to 16384, net of the driver"), bar, Ok(net))
                 });
             }
@@ -297,7 +306,13 @@ impl Results {
                 let above: Vec<String> =
                     rows.iter().filter(|row| row.ratio() < 1.0).map(|row| row.window.to_string()).collect();
                 let net = (worst.c - worst.null) / (worst.ours - worst.null).max(1.0);
-                let mut note = format!("window {}, net of the driver {}", worst.window, short(net));
+                let mut note = format!(
+                    "window {}, net of the driver {}; its datagrams per segment {:.2}, ours {:.2}",
+                    worst.window,
+                    short(net),
+                    worst.c_datagrams,
+                    worst.ours_datagrams
+                );
                 if !above.is_empty() {
                     let _ = write!(note, "; above at {}", above.join(", "));
                 }

@@ -136,6 +136,8 @@ pub struct Measured {
     pub ns: f64,
     /// The segments that it rests on; fewer than were asked for when the limit came first.
     pub segments: u64,
+    /// Datagrams of both ends per delivered segment, those that were dropped too.
+    pub datagrams: f64,
 }
 
 /// Measures `segments` after three windows uncounted; for each of both at most `limit` of CPU time.
@@ -145,9 +147,11 @@ pub struct Measured {
 #[must_use]
 pub fn measure(peer: Peer, workload: Workload, segments: u64, limit: Option<Duration>) -> Measured {
     let mut driver = Driver::new(peer, workload, limit);
-    let since = ThreadTime::now();
+    let (since, before) = (ThreadTime::now(), driver.0.datagrams());
     let segments = driver.run(segments, limit);
-    Measured { ns: since.elapsed().as_nanos() as f64 / segments.max(1) as f64, segments }
+    let each = |all: f64| all / segments.max(1) as f64;
+    let datagrams = each((driver.0.datagrams() - before) as f64);
+    Measured { ns: each(since.elapsed().as_nanos() as f64), segments, datagrams }
 }
 
 /// A row of the table: nanoseconds per segment.
@@ -166,6 +170,10 @@ pub struct Cell {
     pub c_cut: bool,
     /// No protocol, no loss.
     pub null: f64,
+    /// Datagrams of both ends per segment: ours.
+    pub ours_datagrams: f64,
+    /// Those of `ikcp.c`.
+    pub c_datagrams: f64,
 }
 
 impl Cell {
@@ -200,6 +208,8 @@ struct Packet {
 struct Wire {
     flying: VecDeque<(u64, Packet)>,
     pool: Vec<Packet>,
+    /// So many have been sent.
+    datagrams: u64,
 }
 
 impl Wire {
@@ -210,6 +220,7 @@ impl Wire {
     }
 
     fn send(&mut self, due: u64, packet: Packet) {
+        self.datagrams += packet.bytes.len().div_ceil(packet.stride.max(1)) as u64;
         self.flying.push_back((due, packet));
     }
 
@@ -417,6 +428,8 @@ fn deliver(wire: &mut Wire, now: u64, drop: &mut dyn FnMut() -> bool, mut to: im
 /// Whatever the ends are.
 trait Drive {
     fn run(&mut self, segments: u64, limit: Option<Duration>) -> u64;
+    /// Of both ends so far.
+    fn datagrams(&self) -> u64;
 }
 
 /// Offered messages and steps between two looks at the clock: a look is a system call.
@@ -521,5 +534,9 @@ impl<E: End> Drive for State<E> {
             }
         }
         self.delivered - before
+    }
+
+    fn datagrams(&self) -> u64 {
+        self.there.datagrams + self.back.datagrams
     }
 }

@@ -46,7 +46,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct Samples {
-    ours: Vec<f64>,
+    ours: Vec<Measured>,
     null: Vec<f64>,
     c: Vec<Measured>,
 }
@@ -63,7 +63,7 @@ fn row(workloads: &[Workload], quick: bool, alone: bool) -> Vec<Cell> {
         }
         for (&workload, samples) in workloads.iter().zip(&mut all) {
             let many = many(&workload);
-            samples.ours.push(measure(Peer::Ours, workload, many, None).ns);
+            samples.ours.push(measure(Peer::Ours, workload, many, None));
             samples.null.push(measure(Peer::Null, Workload { loss: 0.0, ..workload }, many, None).ns);
             // What takes seconds is not noise: once is enough.
             let slow = samples.c.last().is_some_and(|c| c.segments < many || c.ns * many as f64 > 1e9);
@@ -75,10 +75,13 @@ fn row(workloads: &[Workload], quick: bool, alone: bool) -> Vec<Cell> {
     let cell = |(&workload, samples): (&Workload, Samples)| {
         let many = many(&workload);
         let segments = samples.c.iter().map(|c| c.segments).min().unwrap_or(if alone { many } else { 0 });
+        let of = |all: &[Measured], what: fn(&Measured) -> f64| median(all.iter().map(what).collect());
         Cell {
             workload,
-            ours: median(samples.ours),
-            c: median(samples.c.iter().map(|c| c.ns).collect()),
+            ours: of(&samples.ours, |it| it.ns),
+            c: of(&samples.c, |it| it.ns),
+            ours_datagrams: of(&samples.ours, |it| it.datagrams),
+            c_datagrams: of(&samples.c, |it| it.datagrams),
             c_segments: segments,
             c_cut: segments < many,
             null: median(samples.null),
@@ -94,7 +97,7 @@ fn main() -> io::Result<()> {
         for &pattern in &args.patterns {
             println!("{pattern}: ns of CPU per segment of {size} bytes, both ends and the link together");
             println!(
-                "{:>6} {:>8} {:>8} {:>9} {:>8} {:>8} {:>8}",
+                "{:>6} {:>8} {:>8} {:>9} {:>8} {:>8} {:>8}   datagrams",
                 "loss", "window", "ours", "ikcp.c", "null", "ratio", "net"
             );
             for &loss in &args.losses {
@@ -103,7 +106,7 @@ fn main() -> io::Result<()> {
                 let cells = row(&workloads, args.quick, args.alone);
                 for cell in &cells {
                     println!(
-                        "{:>5}% {:>8} {:>8.0} {:>9.0} {:>8.0} {:>8.2} {:>8.2}{}",
+                        "{:>5}% {:>8} {:>8.0} {:>9.0} {:>8.0} {:>8.2} {:>8.2}   {:.2} {:.2}{}",
                         loss * 100.0,
                         cell.workload.window,
                         cell.ours,
@@ -111,6 +114,8 @@ fn main() -> io::Result<()> {
                         cell.null,
                         cell.ratio(),
                         cell.net(),
+                        cell.ours_datagrams,
+                        cell.c_datagrams,
                         if cell.c_cut {
                             format!("   ikcp.c cut short after {} segments", cell.c_segments)
                         } else {
