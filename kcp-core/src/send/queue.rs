@@ -19,8 +19,8 @@ pub(crate) struct Piece {
 /// window later, its neighbours have left the cache.
 const CHUNK: usize = 64 * 1024;
 
-/// Chunks that are kept to be used again while data is in flight.
-const MAX_FULL: usize = 32;
+/// Full chunks that are looked at for one that can be used again: segments that are lost hold the first ones.
+const LOOK_AT: usize = 8;
 
 /// Bytes or messages accepted from the application, in order.
 ///
@@ -217,15 +217,16 @@ impl Gathered {
         let before = core::mem::replace(&mut self.last_chunk, need.max(wanted));
         if before >= CHUNK {
             self.full.push_back(core::mem::take(&mut self.tail));
-            if self.full.len() > MAX_FULL {
-                self.full.pop_front();
-            }
         }
         // In the order in which they are acknowledged.
-        if self.full.front_mut().is_some_and(|chunk| chunk.try_reclaim(self.last_chunk)) {
-            self.tail = self.full.pop_front().unwrap_or_default();
-        } else {
-            self.tail = BytesMut::with_capacity(self.last_chunk);
+        let free = self.full.iter_mut().take(LOOK_AT).position(|chunk| chunk.try_reclaim(self.last_chunk));
+        self.tail = free
+            .and_then(|at| self.full.remove(at))
+            .unwrap_or_else(|| BytesMut::with_capacity(self.last_chunk));
+        // Acknowledgements come for many at once; three free ones for one in flight are too many.
+        let most = self.full.len().saturating_sub(self.full.len() / 4);
+        if self.full.get_mut(most).is_some_and(|chunk| chunk.try_reclaim(1)) {
+            self.full.remove(most);
         }
     }
 
@@ -393,17 +394,64 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_so_many_chunks_wait_for_their_acknowledgement() {
-        let (mut queue, mut sent) = (SendQueue::default(), vec![]);
-        for n in 0..100 {
-            for _ in 0..CHUNK / 1024 {
-                queue.push_bytes(&[n; 1024], 1024);
-                sent.extend(queue.take(true, 1024, 1024));
-            }
+    /// Writes and cuts `n` full chunks' worth of segments of 1024 bytes, into `sent`.
+    fn send_chunks(queue: &mut SendQueue, n: usize, sent: &mut VecDeque<Bytes>) {
+        for _ in 0..n * CHUNK / 1024 {
+            queue.push_bytes(&[7; 1024], 1024);
+            sent.extend(queue.take(true, 1024, 1024).map(|piece| piece.data));
         }
-        assert_eq!(queue.gathered.get().unwrap().full.len(), MAX_FULL);
-        assert!(sent.iter().enumerate().all(|(i, piece)| piece.data[..] == [(i / 64) as u8; 1024]));
+    }
+
+    fn full(queue: &SendQueue) -> usize {
+        queue.gathered.get().unwrap().full.len()
+    }
+
+    #[test]
+    fn a_chunk_is_used_again_when_its_segments_are_acknowledged() {
+        let (mut queue, mut sent) = (SendQueue::default(), VecDeque::new());
+        send_chunks(&mut queue, 100, &mut sent);
+        // The chunks in flight are all kept, however many.
+        let many = full(&queue);
+        assert!((95..100).contains(&many), "{many}");
+        let addresses = |sent: &VecDeque<Bytes>| -> alloc::collections::BTreeSet<usize> {
+            sent.iter().map(|data| data.as_ptr() as usize).collect()
+        };
+        let before = addresses(&sent);
+        // Ten are acknowledged, and ten more written: nothing is allocated.
+        for _ in 0..20 {
+            sent.drain(..10 * CHUNK / 1024);
+            send_chunks(&mut queue, 10, &mut sent);
+            assert!(full(&queue) <= 100);
+        }
+        let new = addresses(&sent).difference(&before).count();
+        assert!(new <= 3 * CHUNK / 1024, "{new} segments elsewhere");
+    }
+
+    #[test]
+    fn lost_segments_hold_their_own_chunks_alone() {
+        let (mut queue, mut sent) = (SendQueue::default(), VecDeque::new());
+        send_chunks(&mut queue, 40, &mut sent);
+        let many = full(&queue);
+        // Of each of the first chunks one segment stays.
+        let lost: Vec<Bytes> = (0..LOOK_AT - 1).map(|n| sent[(n + 2) * CHUNK / 1024].clone()).collect();
+        for _ in 0..20 {
+            sent.drain(..20 * CHUNK / 1024);
+            send_chunks(&mut queue, 20, &mut sent);
+            assert!(full(&queue) <= many + lost.len() + 1);
+        }
+        assert!(lost.iter().all(|data| data[..] == [7; 1024]));
+    }
+
+    #[test]
+    fn free_chunks_go_back_but_for_three_of_four() {
+        let (mut queue, mut sent) = (SendQueue::default(), VecDeque::new());
+        send_chunks(&mut queue, 100, &mut sent);
+        for left in [10; 9] {
+            sent.drain(..sent.len() - left * CHUNK / 1024);
+            send_chunks(&mut queue, 10, &mut sent);
+        }
+        let kept = full(&queue);
+        assert!((40..=80).contains(&kept), "{kept} for twenty in flight");
     }
 
     #[test]
