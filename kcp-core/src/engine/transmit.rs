@@ -19,11 +19,10 @@ const HEADER_BYTES: u64 = wide(HEADER_LEN);
 const RIDE_GAP_DIVISOR: u64 = 4;
 /// The `frg` of an ACK counts this many microseconds between two of ours.
 pub(super) const HELD_UNIT: u64 = 250;
-/// Of so many segments one may ride once more after a loss, beyond the first few: where much is lost, much would be sent twice.
-const SEGMENTS_PER_COPY: u64 = 8;
+/// Of so many segments so many may ride once more after a loss, beyond the first few: where much is lost, much would be sent twice.
+const SEGMENTS_PER_COPIES: u64 = 16;
+const COPIES: u64 = 3;
 const FIRST_COPIES: u64 = 8;
-/// Where so much is lost that what is sent again is often lost again, all of that may, but for one of so many segments.
-const SEGMENTS_PER_LONE: u64 = 16;
 /// A probe waits so much longer than two round trips, in microseconds: runtimes count in milliseconds.
 const PROBE_SLACK: u64 = 2_000;
 /// So many acknowledgements of one flush come once more after this time, in microseconds, if nothing else carries them.
@@ -288,11 +287,10 @@ impl Engine {
         flight.met_limit();
     }
 
-    /// Whether what was sent again may ride once more. (What `redundancy` asks for is paid for anyway.)
+    /// Whether what was lost once may ride once more. (What was lost twice does, and what `redundancy` asks for is paid for anyway.)
     fn may_copy(&self) -> bool {
         let Some(rare) = self.stats.rare.get().filter(|_| self.params.redundancy == 0) else { return true };
-        let again = rare.fast_retransmits.saturating_add(rare.timeout_retransmits);
-        rare.copies_sent < most_copies(self.stats.segments_sent, again)
+        rare.copies_sent < most_copies(self.stats.segments_sent)
     }
 
     /// Copies of small segments in the room that the last datagram has: a lost one costs no round trip then.
@@ -449,11 +447,9 @@ impl Engine {
     }
 }
 
-/// Of so many segments, and so many times that one was sent again, how many may ride once more.
-fn most_copies(segments: u64, again: u64) -> u64 {
-    (segments / SEGMENTS_PER_COPY)
-        .max(again.saturating_sub(segments / SEGMENTS_PER_LONE))
-        .saturating_add(FIRST_COPIES)
+/// Of so many segments, how many may ride once more.
+const fn most_copies(segments: u64) -> u64 {
+    (segments / SEGMENTS_PER_COPIES).saturating_mul(COPIES).saturating_add(FIRST_COPIES)
 }
 
 /// Room for the payload of a run of ACKs in the datagram being filled.
@@ -531,18 +527,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_follow_what_was_sent_again_beyond_a_sixteenth_and_are_an_eighth_at_least() {
-        for (segments, again, most) in [
-            (0, 0, 8),
-            (7, 7, 15),
-            (15, 2, 10),
-            (16, 2, 10),
-            (1600, 300, 208),
-            (1600, 301, 209),
-            (1600, 1000, 908),
-            (u64::MAX, u64::MAX, u64::MAX - u64::MAX / 16 + 8),
-        ] {
-            assert_eq!(most_copies(segments, again), most, "{segments} {again}");
+    fn copies_are_three_sixteenths_of_the_segments_and_a_few() {
+        for (segments, most) in [(0, 8), (15, 8), (16, 11), (1600, 308), (u64::MAX, u64::MAX / 16 * 3 + 8)] {
+            assert_eq!(most_copies(segments), most, "{segments}");
         }
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Resend {
     pub(crate) gap: u64,
     /// The peer has room for it; otherwise this asks whether it has, and does not count as a failure.
     pub(crate) wanted: bool,
-    /// A copy of a small one rides along with something later.
+    /// A copy of a small one rides along with something later, even if it was lost only once.
     pub(crate) protect: bool,
 }
 
@@ -76,6 +76,8 @@ struct Sending {
 const MAX_OTHERS: usize = 64;
 /// Segments of which a copy is to ride, at most.
 const MAX_FRAGILE: usize = 64;
+/// So often rides what was lost twice: all that came after it waits for it, and the next timeout is longer.
+const LATE_RIDES: u8 = 3;
 /// How far from the end the tail is looked for.
 const TAIL: usize = 8;
 /// Payload of a segment that may ride, in bytes at most.
@@ -147,11 +149,16 @@ struct Repairs {
     /// Retransmissions of which it is open whether copies follow, the next one first; stale as above.
     lone: VecDeque<(u64, Seq)>,
     others: VecDeque<Sending>,
-    /// Small segments sent again: one copy of each rides along with something later. Stale as above.
+    /// Small segments sent again: copies ride along with something later. Stale as above.
     fragile: VecDeque<Seq>,
 }
 
 impl Repairs {
+    /// Whether a copy of `sn` rode along just now.
+    fn rode_at(&self, sn: Seq, now: Timestamp) -> bool {
+        self.others.iter().rev().take_while(|ride| ride.sent_at == now).any(|ride| ride.sn == sn)
+    }
+
     fn clear(&mut self) {
         self.resent.clear();
         self.deadlines.clear();
@@ -292,7 +299,7 @@ impl Inflight {
         others.iter().rev().find(|ride| ride.sn == sn && ride.ts == ts).map(|ride| ride.sent_at)
     }
 
-    /// The next segment of which a copy may ride along in a datagram that leaves anyway: of those sent again one each, some
+    /// The next segment of which a copy may ride along in a datagram that leaves anyway: of those sent again one each, or a few, some
     /// time after; besides, of the `recent` newest before `end`, as often. Only up to `longest` bytes.
     pub(crate) fn next_rider(
         &mut self,
@@ -303,7 +310,7 @@ impl Inflight {
         longest: usize,
     ) -> Option<(Seq, &Slot)> {
         let old_enough = |slot: &Slot| slot.sent_at.plus_micros(gap) <= now;
-        if let Some(sn) = self.next_fragile(|slot| old_enough(slot) && slot.data.len() <= longest) {
+        if let Some(sn) = self.next_fragile(now, |slot| old_enough(slot) && slot.data.len() <= longest) {
             return self.get(sn).map(|slot| (sn, slot));
         }
         let last = end.offset_from(self.una)?;
@@ -313,9 +320,7 @@ impl Inflight {
         for slot in candidates {
             let fits = !slot.data.is_empty() && slot.data.len() <= longest;
             let wanted = !slot.acked && !slot.due && slot.rides < recent && fits && old_enough(slot);
-            let others = self.repairs.get().into_iter().flat_map(|repairs| repairs.others.iter().rev());
-            let mut just_now = others.take_while(|ride| ride.sent_at == now);
-            if wanted && !just_now.any(|ride| ride.sn == sn) {
+            if wanted && !self.repairs.get().is_some_and(|repairs| repairs.rode_at(sn, now)) {
                 return Some((sn, slot));
             }
             sn = sn.next();
@@ -323,16 +328,16 @@ impl Inflight {
         None
     }
 
-    /// The first of those that were sent again and have not ridden since, if it may ride now.
-    fn next_fragile(&mut self, may_ride: impl Fn(&Slot) -> bool) -> Option<Seq> {
+    /// The first of those that were sent again and have not ridden often enough since, if it may ride now.
+    fn next_fragile(&mut self, now: Timestamp, may_ride: impl Fn(&Slot) -> bool) -> Option<Seq> {
         let Self { slots, una, repairs, .. } = self;
-        let fragile = &mut repairs.get_mut()?.fragile;
+        let repairs = repairs.get_mut()?;
         loop {
-            let &sn = fragile.front()?;
-            let slot = find(slots, *una, sn).filter(|slot| !slot.acked && !slot.due && slot.rides == 0);
+            let &sn = repairs.fragile.front()?;
+            let slot = find(slots, *una, sn).filter(|slot| slot.is_fragile() && !slot.due);
             match slot {
-                Some(slot) => return may_ride(slot).then_some(sn),
-                None => _ = fragile.pop_front(),
+                Some(slot) => return (may_ride(slot) && !repairs.rode_at(sn, now)).then_some(sn),
+                None => _ = repairs.fragile.pop_front(),
             }
         }
     }
@@ -382,7 +387,7 @@ impl Inflight {
         others.push_back(sending);
     }
 
-    /// Lets one copy of `sn` ride along with something later.
+    /// Lets copies of `sn` ride along with something later.
     pub(crate) fn protect(&mut self, sn: Seq) {
         let fragile = &mut self.repairs.make().fragile;
         if fragile.len() < MAX_FRAGILE {
@@ -392,13 +397,13 @@ impl Inflight {
 
     /// Books a copy of `sn`.
     pub(crate) fn rode(&mut self, sn: Seq, ts: u32, now: Timestamp) {
-        let fragile = &mut self.repairs.make().fragile;
-        if fragile.front() == Some(&sn) {
-            fragile.pop_front();
-        }
         self.note(Sending { sn, ts, sent_at: now });
-        if let Some(slot) = self.get_mut(sn) {
+        let Self { slots, una, repairs, .. } = self;
+        let fragile = &mut repairs.make().fragile;
+        let first = if fragile.front() == Some(&sn) { fragile.pop_front() } else { None };
+        if let Some(slot) = find_mut(slots, *una, sn) {
             slot.rides = slot.rides.saturating_add(1);
+            fragile.extend(first.filter(|_| slot.is_fragile()));
         }
     }
 
@@ -722,7 +727,7 @@ impl Inflight {
         slot.order = order;
         slot.rides = 0;
         slot.deferred = false;
-        let ride = protect && slot.data.len() <= SMALL;
+        let ride = (protect || slot.xmit > 2) && slot.data.len() <= SMALL;
         let deadline = now.plus_micros(u64::from(wait));
         self.lost = self.lost.saturating_sub(len);
         self.note(before);
@@ -778,6 +783,11 @@ impl Slot {
     /// What [`xmit`](Self::xmit) will be once it is sent again.
     pub(crate) fn next_xmit(&self, cause: Cause) -> u32 {
         self.xmit.saturating_add(u32::from(!self.is_in_between(cause)))
+    }
+
+    /// Whether it may ride once more since it was sent again.
+    const fn is_fragile(&self) -> bool {
+        !self.acked && self.rides < if self.xmit > 2 { LATE_RIDES } else { 1 }
     }
 
     /// Whether transmission `order` is its latest, and it is neither acknowledged nor about to be repeated.
@@ -1000,6 +1010,31 @@ mod tests {
         assert_eq!(ring.expire(at(150), RTO), 1);
         assert_eq!(ring.on_ack(Seq::new(0), 9_000), AckOutcome::Acked { sent_at: Some(at(50)) });
         assert_eq!(ring.in_flight_since(Seq::new(0), 1_000), None, "acknowledged");
+    }
+
+    #[test]
+    fn what_was_lost_twice_rides_three_times_even_if_what_was_lost_once_may_not() {
+        let mut ring = filled(0, 2);
+        let resend = |ring: &mut Inflight, now| {
+            ring.expire(at(now), RTO);
+            let count = core::iter::from_fn(|| {
+                ring.peek_due()?;
+                ring.resent(at(now), &Resend { protect: false, ..RESEND }, |rto| rto);
+                Some(())
+            });
+            count.count()
+        };
+        assert_eq!(resend(&mut ring, 101), 2);
+        assert_eq!(ride(&mut ring, 110, 0, 2), None, "lost once");
+        assert_eq!(resend(&mut ring, 201), 2);
+        let mut rides = |now| core::iter::from_fn(|| ride(&mut ring, now, 0, 2)).collect::<Vec<_>>();
+        assert_eq!(rides(205), [], "too soon");
+        assert_eq!(rides(206), [0, 1], "once in a datagram");
+        assert_eq!([rides(207), rides(208), rides(209)], [vec![0, 1], vec![0, 1], vec![]]);
+        assert_eq!(resend(&mut ring, 301), 2);
+        assert_eq!(ride(&mut ring, 310, 0, 2), Some(0));
+        ring.on_ack(Seq::new(0), 5000);
+        assert_eq!(ride(&mut ring, 311, 0, 2), Some(1), "0 has arrived");
     }
 
     fn lone(ring: &mut Inflight) -> Option<u32> {
