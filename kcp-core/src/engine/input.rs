@@ -19,6 +19,8 @@ const MAX_INCOMING_FRAGMENTS: u32 = 256;
 const ACK_DELAY_DIVISOR: u64 = 4;
 const MIN_ACK_DELAY: u64 = 1_000;
 const MAX_ACK_DELAY: u64 = 10_000;
+/// In microseconds: a longer `interval` makes timers no later.
+const MAX_LATENESS: u64 = 5_000;
 
 /// So many beyond a hole are acknowledged at once, for the peer to find the loss (three, as in RFC 5681); then in so many at once at most.
 const MIN_HEARD: u32 = 3;
@@ -118,10 +120,8 @@ impl Engine {
         let rtt = applied.sample.map(|sent_at| now.saturating_since(sent_at));
         if let Some(rtt) = rtt {
             let micros = crate::time::saturating_micros(rtt);
-            // An ikcp peer acknowledges at its next tick; ours say how long they take.
-            let tick = if self.una_suffices { self.params.interval / 2 } else { self.params.interval };
             let stands_for = in_flight_before.saturating_sub(self.inflight.unacked());
-            self.rtt.sample(micros, applied.held, stands_for, tick, self.params.min_rto);
+            self.rtt.sample(micros, applied.held, stands_for, self.tick(), self.params.min_rto);
         }
         if covered > 0 && self.inflight.is_empty() {
             self.queue.release();
@@ -353,10 +353,20 @@ impl Engine {
         self.ack_due = Some(self.ack_due.map_or(due, |earlier| earlier.min(due)));
     }
 
+    /// An ikcp peer acknowledges at its next tick; ours say how long they take, and what is left is how late timers and tasks are.
+    pub(super) fn tick(&self) -> u64 {
+        if self.una_suffices { (self.params.interval / 2).min(MAX_LATENESS) } else { self.params.interval }
+    }
+
+    /// When the application writes next if it goes on as before.
+    pub(super) fn likely_write(&self) -> Timestamp {
+        let [last, before] = self.write_gaps;
+        self.wrote_at.plus_micros(u64::from(last.max(before))).plus_micros(WRITE_SLACK)
+    }
+
     /// When the application is likely to write next, if that is soon enough for what is owed to one of our kind to wait.
     fn next_write(&self, now: Timestamp) -> Option<Timestamp> {
-        let [last, before] = self.write_gaps;
-        let next = self.wrote_at.plus_micros(u64::from(last.max(before))).plus_micros(WRITE_SLACK);
+        let next = self.likely_write();
         let soon =
             next > now && next <= now.plus_micros(self.params.interval.saturating_mul(WRITE_HALVES) / 2);
         (self.una_suffices && soon).then_some(next)

@@ -387,7 +387,7 @@ impl Engine {
     /// How long after a sample of its round-trip time the peer needs the next: a round trip, until that varies so little that
     /// its RTO would not change.
     fn sample_gap(&self) -> u64 {
-        let steady = self.rtt.rttvar().saturating_mul(4) <= self.params.interval / 2;
+        let steady = self.rtt.rttvar().saturating_mul(4) <= self.tick();
         self.rtt.srtt().unwrap_or(0).saturating_mul(if steady { 4 } else { 1 })
     }
 

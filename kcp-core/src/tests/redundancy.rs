@@ -212,6 +212,17 @@ fn between_two_of_ours_acknowledgements_ride_or_are_implied() {
 }
 
 #[test]
+fn ours_say_how_long_they_hold_acknowledgements_and_the_rto_adds_little() {
+    for (interval, plain, slack) in [(8, false, 4), (10, false, 5), (20, false, 5), (20, true, 20)] {
+        let nodelay = NoDelay { interval: Duration::from_millis(interval), ..NoDelay::FAST };
+        let pair = echoing(&quiet().nodelay(nodelay), plain, 50, 1000);
+        let stats = pair.ends[0].stats();
+        let rto = stats.srtt.unwrap() + Duration::from_millis(slack);
+        assert!((rto..rto + Duration::from_millis(1)).contains(&stats.rto), "{interval} {plain} {stats:?}");
+    }
+}
+
+#[test]
 fn a_plain_peer_gets_every_acknowledgement_at_its_time() {
     let pair = echoing(&config(), true, 50, 200);
     let [client, server] = pair.ends.each_ref().map(|end| end.stats());
