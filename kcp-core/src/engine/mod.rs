@@ -809,9 +809,9 @@ impl Engine {
         if (self.ask || self.tell) && self.allowance() >= wide(HEADER_LEN) {
             return Some(Timestamp::ZERO);
         }
-        let first_rto = self.first_rto();
+        let first = self.first_timeout();
         let probe = self.tail_probe().map(|(at, _)| at);
-        let mut next = self.inflight.next_deadline(first_rto, self.peer_window);
+        let mut next = self.inflight.next_deadline(first, self.peer_window);
         let mut consider = |candidate: Option<Timestamp>| {
             next = match (next, candidate) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -851,7 +851,7 @@ impl Engine {
             return false;
         }
         let timeout =
-            self.inflight.next_deadline(self.first_rto(), self.peer_window).is_some_and(|at| at <= now);
+            self.inflight.next_deadline(self.first_timeout(), self.peer_window).is_some_and(|at| at <= now);
         if timeout || self.tail_probe().is_some_and(|(at, _)| at <= now) {
             return false;
         }
@@ -871,8 +871,8 @@ impl Engine {
 
     /// When the next retransmission timeout ends.
     pub(crate) fn resend_deadline(&mut self) -> Option<Timestamp> {
-        let first_rto = self.first_rto();
-        self.inflight.next_deadline(first_rto, self.peer_window)
+        let first = self.first_timeout();
+        self.inflight.next_deadline(first, self.peer_window)
     }
 
     pub(crate) fn set_initial_sn(&mut self, snd: u32, rcv: u32) {

@@ -6,7 +6,7 @@ use super::Engine;
 use crate::ack::{AckRun, MAX_LATER};
 use crate::num::{size, wide};
 use crate::rtt::RttEstimator;
-use crate::send::inflight::{Cause, Resend, SMALL};
+use crate::send::inflight::{Cause, FirstTimeout, Resend, SMALL};
 use crate::seq::Seq;
 use crate::stats::bump;
 use crate::time::Timestamp;
@@ -23,6 +23,8 @@ pub(super) const HELD_UNIT: u64 = 250;
 const SEGMENTS_PER_COPIES: u64 = 16;
 const COPIES: u64 = 3;
 const FIRST_COPIES: u64 = 8;
+/// A timeout waits so much of itself at most for something to leave with.
+const RTO_PER_WAIT: u64 = 7;
 /// A probe waits so much longer than two round trips, in microseconds: runtimes count in milliseconds.
 const PROBE_SLACK: u64 = 2_000;
 /// So many acknowledgements of one flush come once more after this time, in microseconds, if nothing else carries them.
@@ -86,7 +88,7 @@ impl Engine {
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
         self.tell |= self.announcer.update(now);
-        if self.inflight.expire(now, self.first_rto()) > 0 {
+        if self.inflight.expire(now, self.first_timeout()) > 0 {
             self.congestion.on_timeout(now, self.inflight.len());
         }
         if let Some((at, sn)) = self.tail_probe()
@@ -428,6 +430,15 @@ impl Engine {
         // What stands in a queue behind our own is late and not lost. (What is lost counts too: a timeout must not make the next one
         // come sooner.)
         rto.max(flight.time_for(wide(self.inflight.bytes())).saturating_add(rto / 4))
+    }
+
+    /// When a segment sent once is sent again. A small one may wait for what the application is likely to write next: it is late by
+    /// so much more than a round trip that this hardly counts, and saves a datagram.
+    pub(super) fn first_timeout(&self) -> FirstTimeout {
+        let rto = self.first_rto();
+        let may_wait = self.una_suffices && self.params.nodelay > 0;
+        let wait = if may_wait { self.params.interval.min(rto / RTO_PER_WAIT) } else { 0 };
+        FirstTimeout { rto, company: self.likely_write(), wait }
     }
 
     /// When to send which segment again, since a flight's end was perhaps lost, which no later one's ACK would show (RACK-TLP, RFC

@@ -63,6 +63,26 @@ pub(crate) struct Resend {
     pub(crate) protect: bool,
 }
 
+/// When the timeout of a segment ends that was sent once.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct FirstTimeout {
+    /// In microseconds.
+    pub(crate) rto: u64,
+    /// Other data is likely to leave then. Small segments whose timeout ends up to `wait` microseconds before leave with it.
+    pub(crate) company: Timestamp,
+    pub(crate) wait: u64,
+}
+
+impl FirstTimeout {
+    /// No earlier than that of a segment sent before.
+    fn end(&self, slot: &Slot) -> Timestamp {
+        let end = slot.sent_at.plus_micros(self.rto);
+        let waits =
+            slot.data.len() <= SMALL && end < self.company && self.company <= end.plus_micros(self.wait);
+        if waits { self.company } else { end }
+    }
+}
+
 /// A transmission that is not its segment's latest: one before it, or a copy that rode along in a datagram with room. Its
 /// ACK gives an RTT sample too.
 #[derive(Debug)]
@@ -540,20 +560,20 @@ impl Inflight {
         found
     }
 
-    /// Moves segments whose RTO has ended to `due`; returns how many. `first_rto`: of segments sent once.
-    pub(crate) fn expire(&mut self, now: Timestamp, first_rto: u64) -> u32 {
+    /// Moves segments whose RTO has ended to `due`; returns how many.
+    pub(crate) fn expire(&mut self, now: Timestamp, first: FirstTimeout) -> u32 {
         let mut found = 0u32;
-        while let Some((sn, deadline)) = self.first_deadline(first_rto) {
+        while let Some((sn, deadline)) = self.first_deadline(first) {
             if deadline > now {
                 break;
             }
-            found = found.saturating_add(u32::from(self.time_out(sn, now, first_rto)));
+            found = found.saturating_add(u32::from(self.time_out(sn, now, first.rto)));
         }
         while let Some((deadline, sn)) = self.repeated_deadline() {
             if deadline > now {
                 break;
             }
-            found = found.saturating_add(u32::from(self.time_out(sn, now, first_rto)));
+            found = found.saturating_add(u32::from(self.time_out(sn, now, first.rto)));
         }
         found
     }
@@ -627,11 +647,11 @@ impl Inflight {
     }
 
     /// The earliest deadline among segments sent once: they were sent in order of sn, so it is the first one's.
-    fn first_deadline(&mut self, first_rto: u64) -> Option<(Seq, Timestamp)> {
+    fn first_deadline(&mut self, first: FirstTimeout) -> Option<(Seq, Timestamp)> {
         loop {
             let slot = self.get(self.rto_cursor)?;
             if slot.xmit == 1 && !slot.acked && !slot.due && !slot.deferred {
-                return Some((self.rto_cursor, slot.sent_at.plus_micros(first_rto)));
+                return Some((self.rto_cursor, first.end(slot)));
             }
             self.rto_cursor = self.rto_cursor.next();
         }
@@ -639,9 +659,9 @@ impl Inflight {
 
     /// When the next RTO ends; `None` when nothing is in flight, or everything in flight is acknowledged or due. Once something waits
     /// for the peer's window, `window`, nobody is woken for what was sent once and would join it.
-    pub(crate) fn next_deadline(&mut self, first_rto: u64, window: u32) -> Option<Timestamp> {
+    pub(crate) fn next_deadline(&mut self, first: FirstTimeout, window: u32) -> Option<Timestamp> {
         let (una, stalled) = (self.una, self.is_stalled());
-        let first = self.first_deadline(first_rto).filter(|&(sn, _)| !stalled || !is_beyond(sn, una, window));
+        let first = self.first_deadline(first).filter(|&(sn, _)| !stalled || !is_beyond(sn, una, window));
         let first = first.map(|(_, deadline)| deadline);
         let repeated = self.repeated_deadline().map(|(deadline, _)| deadline);
         first.into_iter().chain(repeated).min()
@@ -810,6 +830,10 @@ mod tests {
         Timestamp::from_millis(millis)
     }
 
+    fn first(rto: u64) -> FirstTimeout {
+        FirstTimeout { rto, company: at(0), wait: 0 }
+    }
+
     fn filled(start: u32, n: u32) -> Inflight {
         let mut ring = Inflight::new(Seq::new(start));
         for i in 0..n {
@@ -833,7 +857,7 @@ mod tests {
         let mut ring = filled(7, 3);
         ring.retry_first(at(5_000), RTO);
         assert_eq!(due(&mut ring, at(5_000)), [], "sent once: its timeout is not long");
-        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(ring.expire(at(100), first(RTO)), 1);
         assert_eq!(due(&mut ring, at(100)), [(7, Cause::Timeout)]);
         ring.retry_first(at(199), RTO);
         assert_eq!(due(&mut ring, at(199)), []);
@@ -885,13 +909,13 @@ mod tests {
             fast += due(&mut ring, at(10)).len();
         }
         assert_eq!(fast, 5, "xmit 2..=6, then no more");
-        assert!(ring.next_deadline(RTO, u32::MAX).is_some());
+        assert!(ring.next_deadline(first(RTO), u32::MAX).is_some());
     }
 
     #[test]
     fn an_old_echo_proves_nothing_about_order() {
         let mut ring = filled(0, 3);
-        ring.expire(at(101), RTO);
+        ring.expire(at(101), first(RTO));
         assert_eq!(due(&mut ring, at(101)), [(0, Cause::Timeout), (1, Cause::Timeout)]);
         // The ACK of sn 1's first transmission, not of the one just sent.
         assert_eq!(ring.on_ack(Seq::new(1), 1001), AckOutcome::Acked { sent_at: Some(at(1)) });
@@ -902,21 +926,21 @@ mod tests {
     #[test]
     fn deadlines_are_exact() {
         let mut ring = filled(0, 3);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(100)));
-        assert_eq!(ring.expire(Timestamp::from_micros(99_999), RTO), 0);
-        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(100)));
+        assert_eq!(ring.expire(Timestamp::from_micros(99_999), first(RTO)), 0);
+        assert_eq!(ring.expire(at(100), first(RTO)), 1);
         assert_eq!(due(&mut ring, at(100)), [(0, Cause::Timeout)]);
         // sn 1 is next, then sn 2, then the retransmission with its RTO doubled.
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(101)));
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(101)));
         ring.on_ack(Seq::new(1), 1001);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(102)));
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(102)));
         ring.on_ack(Seq::new(2), 1002);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(300)));
-        assert_eq!(ring.expire(at(300), RTO), 1);
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(300)));
+        assert_eq!(ring.expire(at(300), first(RTO)), 1);
         assert_eq!(due(&mut ring, at(300)), [(0, Cause::Timeout)]);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(700)));
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(700)));
         ring.on_una(Seq::new(3));
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), None);
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), None);
         assert!(ring.is_empty());
     }
 
@@ -966,7 +990,7 @@ mod tests {
         // Nor where they were sent again.
         let mut ring = filled(0, 1);
         ring.push(0, Bytes::from(vec![0; 11]), 1, at(0));
-        ring.expire(at(101), RTO);
+        ring.expire(at(101), first(RTO));
         assert_eq!(due(&mut ring, at(101)).len(), 2);
         assert_eq!(ride(&mut ring, 105, 0, 2), None, "too soon");
         assert_eq!([(); 2].map(|()| ride(&mut ring, 106, 0, 2)), [Some(0), None]);
@@ -975,14 +999,14 @@ mod tests {
     #[test]
     fn of_what_was_sent_again_nothing_rides_that_is_acknowledged_or_lost_once_more() {
         let mut ring = filled(0, 3);
-        ring.expire(at(102), RTO);
+        ring.expire(at(102), first(RTO));
         assert_eq!(due(&mut ring, at(102)).len(), 3);
         ring.on_ack(Seq::new(0), 5000);
         assert_eq!([(); 3].map(|()| ride(&mut ring, 107, 0, 3)), [Some(1), Some(2), None]);
         let mut ring = filled(0, 2);
-        ring.expire(at(101), RTO);
+        ring.expire(at(101), first(RTO));
         assert_eq!(due(&mut ring, at(101)).len(), 2);
-        assert_eq!(ring.expire(at(301), RTO), 2);
+        assert_eq!(ring.expire(at(301), first(RTO)), 2);
         assert_eq!(ride(&mut ring, 400, 0, 2), None);
         assert_eq!(due(&mut ring, at(400)).len(), 2);
         assert_eq!([(); 3].map(|()| ride(&mut ring, 405, 0, 2)), [Some(0), Some(1), None]);
@@ -991,7 +1015,7 @@ mod tests {
     #[test]
     fn of_many_sent_again_only_so_many_ride() {
         let mut ring = filled(0, 100);
-        ring.expire(at(200), RTO);
+        ring.expire(at(200), first(RTO));
         assert_eq!(due(&mut ring, at(200)).len(), 100);
         let rides = core::iter::from_fn(|| ride(&mut ring, 300, 0, 100)).count();
         assert_eq!(rides, MAX_FRAGILE);
@@ -1004,19 +1028,44 @@ mod tests {
         assert_eq!(ring.in_flight_since(Seq::new(0), 9_000), Some(at(50)));
         assert_eq!(ring.in_flight_since(Seq::new(0), 1_000), Some(at(0)));
         assert_eq!(ring.in_flight_since(Seq::new(1), 9_000), None, "of another");
-        assert_eq!(ring.expire(at(100), RTO), 0, "put off");
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(101)));
-        assert_eq!(ring.expire(at(149), RTO), 1, "sn 1, which has not ridden");
-        assert_eq!(ring.expire(at(150), RTO), 1);
+        assert_eq!(ring.expire(at(100), first(RTO)), 0, "put off");
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(101)));
+        assert_eq!(ring.expire(at(149), first(RTO)), 1, "sn 1, which has not ridden");
+        assert_eq!(ring.expire(at(150), first(RTO)), 1);
         assert_eq!(ring.on_ack(Seq::new(0), 9_000), AckOutcome::Acked { sent_at: Some(at(50)) });
         assert_eq!(ring.in_flight_since(Seq::new(0), 1_000), None, "acknowledged");
+    }
+
+    #[test]
+    fn a_small_segments_first_timeout_waits_for_company_and_no_other() {
+        let ends = |len, company, wait| {
+            let mut ring = Inflight::new(Seq::new(0));
+            ring.push(0, Bytes::from(vec![0; len]), 0, at(0));
+            let first = FirstTimeout { rto: RTO, company: at(company), wait };
+            let end = ring.next_deadline(first, u32::MAX).unwrap();
+            assert_eq!(ring.expire(Timestamp::from_micros(end.as_micros() - 1), first), 0);
+            assert_eq!(ring.expire(end, first), 1);
+            due(&mut ring, end);
+            assert_eq!(ring.next_deadline(first, u32::MAX), Some(end.plus_micros(2 * RTO)), "not the second");
+            end
+        };
+        assert_eq!(ends(SMALL, 107, 7_000), at(107));
+        assert_eq!(ends(SMALL, 107, 6_999), at(100), "too long");
+        assert_eq!(ends(SMALL + 1, 107, 7_000), at(100), "not small");
+        assert_eq!(ends(SMALL, 99, 7_000), at(100), "it has left");
+        // In the order of sending, however many.
+        let mut ring = filled(0, 5);
+        let first = FirstTimeout { rto: RTO, company: at(103), wait: 2_000 };
+        for (now, expired) in [(100, 1), (102, 0), (103, 3), (104, 1)] {
+            assert_eq!(ring.expire(at(now), first), expired, "{now}");
+        }
     }
 
     #[test]
     fn what_was_lost_twice_rides_three_times_even_if_what_was_lost_once_may_not() {
         let mut ring = filled(0, 2);
         let resend = |ring: &mut Inflight, now| {
-            ring.expire(at(now), RTO);
+            ring.expire(at(now), first(RTO));
             let count = core::iter::from_fn(|| {
                 ring.peek_due()?;
                 ring.resent(at(now), &Resend { protect: false, ..RESEND }, |rto| rto);
@@ -1045,7 +1094,7 @@ mod tests {
     fn each_that_was_sent_again_is_copied_once_in_order_or_left() {
         let mut ring = filled(0, 5);
         assert_eq!(lone(&mut ring), None);
-        ring.expire(at(102), RTO);
+        ring.expire(at(102), first(RTO));
         assert_eq!(due(&mut ring, at(102)).len(), 3);
         assert_eq!(lone(&mut ring), Some(0));
         assert_eq!(lone(&mut ring), Some(0), "until it is booked");
@@ -1055,12 +1104,12 @@ mod tests {
         assert_eq!(lone(&mut ring), Some(2), "1 has arrived");
         ring.copied(Seq::new(2), 6_000, at(103), 1);
         assert_eq!(lone(&mut ring), None);
-        ring.expire(at(104), RTO);
+        ring.expire(at(104), first(RTO));
         assert_eq!(due(&mut ring, at(104)).len(), 2);
         assert_eq!(lone(&mut ring), Some(3));
         ring.leave_lone();
         assert_eq!(lone(&mut ring), None);
-        assert_eq!(ring.expire(at(302), RTO), 2);
+        assert_eq!(ring.expire(at(302), first(RTO)), 2);
         assert_eq!(lone(&mut ring), None, "lost once more");
         assert_eq!(due(&mut ring, at(302)).len(), 2);
         assert_eq!(lone(&mut ring), Some(0), "sent once more");
@@ -1069,7 +1118,7 @@ mod tests {
     #[test]
     fn copies_of_several_take_turns() {
         let mut ring = filled(0, 3);
-        ring.expire(at(102), RTO);
+        ring.expire(at(102), first(RTO));
         assert_eq!(due(&mut ring, at(102)).len(), 3);
         let order: Vec<_> = core::iter::from_fn(|| {
             let sn = lone(&mut ring)?;
@@ -1127,7 +1176,7 @@ mod tests {
     fn what_is_acknowledged_is_neither_due_nor_outstanding() {
         let mut ring = filled(0, 3);
         assert!(ring.has_unacked() && !ring.has_due() && !ring.has_repairs());
-        ring.expire(at(101), RTO);
+        ring.expire(at(101), first(RTO));
         assert!(ring.has_due() && ring.has_repairs());
         ring.on_ack(Seq::new(0), 1000);
         assert_eq!(ring.peek_due().map(|(sn, ..)| sn.value()), Some(1), "0 has arrived");
@@ -1135,7 +1184,7 @@ mod tests {
         ring.on_ack(Seq::new(2), 1002);
         assert_eq!((ring.has_unacked(), ring.len()), (false, 3));
         let mut ring = filled(0, 2);
-        ring.expire(at(101), RTO);
+        ring.expire(at(101), first(RTO));
         ring.on_una(Seq::new(2));
         assert!(!ring.has_due());
     }
@@ -1161,7 +1210,7 @@ mod tests {
         assert_eq!(ring.latest_and_arrived(), (2, 0));
         ring.on_ack(Seq::new(1), 1001);
         assert_eq!(ring.latest_and_arrived(), (2, 2));
-        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(ring.expire(at(100), first(RTO)), 1);
         due(&mut ring, at(100));
         assert_eq!(ring.latest_and_arrived(), (3, 2));
         // Of what was sent more than once una does not tell which has arrived.
@@ -1187,7 +1236,7 @@ mod tests {
     #[test]
     fn a_ride_of_another_takes_no_turn() {
         let mut ring = filled(0, 2);
-        assert_eq!(ring.expire(at(100), RTO), 1);
+        assert_eq!(ring.expire(at(100), first(RTO)), 1);
         assert_eq!(due(&mut ring, at(100)), [(0, Cause::Timeout)]);
         assert_eq!(ride(&mut ring, 102, 1, 2), Some(1), "0 was just sent");
         assert_eq!(ride(&mut ring, 106, 0, 2), Some(0));
@@ -1199,7 +1248,7 @@ mod tests {
         ring.on_ack(Seq::new(1), 1001);
         assert_eq!(ring.detect_losses(1, 0), 1);
         assert_eq!(due(&mut ring, at(10)), [(0, Cause::Fast)]);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(110)));
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(110)));
         ring
     }
 
@@ -1210,38 +1259,38 @@ mod tests {
             if rides {
                 ring.rode(Seq::new(0), 9_000, at(50));
             }
-            assert_eq!(ring.expire(at(110), 2 * RTO), 1, "sent twice");
+            assert_eq!(ring.expire(at(110), first(2 * RTO)), 1, "sent twice");
         }
         let mut ring = filled(0, 1);
         ring.rode(Seq::new(0), 9_000, at(50));
-        assert_eq!(ring.expire(at(100), RTO), 0);
-        assert_eq!(ring.expire(at(150), 3 * RTO), 1, "put off before");
+        assert_eq!(ring.expire(at(100), first(RTO)), 0);
+        assert_eq!(ring.expire(at(150), first(3 * RTO)), 1, "put off before");
     }
 
     #[test]
     fn an_ended_backoff_shortens_what_waits_longer_and_nothing_else() {
         let mut ring = repeated();
         ring.end_backoff(2 * RTO);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(110)));
-        assert_eq!(ring.expire(at(110), RTO), 1);
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(110)));
+        assert_eq!(ring.expire(at(110), first(RTO)), 1);
         due(&mut ring, at(110));
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(310)), "doubled once");
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(310)), "doubled once");
         ring.end_backoff(RTO);
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(210)));
-        assert_eq!(ring.expire(at(210), RTO), 1);
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(210)));
+        assert_eq!(ring.expire(at(210), first(RTO)), 1);
         due(&mut ring, at(210));
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(410)));
-        assert_eq!(ring.expire(at(410), RTO), 1);
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(410)));
+        assert_eq!(ring.expire(at(410), first(RTO)), 1);
         // Due already: it is sent now anyway.
         ring.end_backoff(RTO);
         due(&mut ring, at(410));
-        assert_eq!(ring.next_deadline(RTO, u32::MAX), Some(at(810)));
+        assert_eq!(ring.next_deadline(first(RTO), u32::MAX), Some(at(810)));
     }
 
     #[test]
     fn what_the_peer_has_no_room_for_comes_back_in_order_as_the_window_opens() {
         let mut ring = filled(u32::MAX, 4);
-        assert_eq!(ring.expire(at(103), RTO), 4);
+        assert_eq!(ring.expire(at(103), first(RTO)), 4);
         while ring.has_due() {
             ring.stall();
         }
@@ -1324,7 +1373,7 @@ mod tests {
                 let deadline = |slot: &Naive| slot.deadline.unwrap_or(slot.sent.plus_micros(RTO));
                 let waiting = |slot: &&Naive| !slot.acked && !slot.due;
                 let earliest = naive.values().filter(waiting).map(deadline).min();
-                assert_eq!(ring.next_deadline(RTO, u32::MAX), earliest, "seed {seed} step {step}");
+                assert_eq!(ring.next_deadline(first(RTO), u32::MAX), earliest, "seed {seed} step {step}");
                 let mut timeouts = 0;
                 for slot in naive.values_mut() {
                     if !slot.acked && !slot.due && deadline(slot) <= at(now) {
@@ -1332,7 +1381,7 @@ mod tests {
                         timeouts += 1;
                     }
                 }
-                assert_eq!(ring.expire(at(now), RTO), timeouts);
+                assert_eq!(ring.expire(at(now), first(RTO)), timeouts);
                 while let Some((sn, _, slot)) = ring.peek_due() {
                     let n = una + sn.offset_from(wire(una)).unwrap() as u64;
                     let model = naive.get_mut(&n).unwrap();

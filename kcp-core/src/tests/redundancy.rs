@@ -211,6 +211,41 @@ fn between_two_of_ours_acknowledgements_ride_or_are_implied() {
     assert!(server.rto >= Duration::from_millis(60), "{server:?}");
 }
 
+/// Of a timeout that ends at 100 when the next write is likely at 107, say, a datagram is saved.
+#[test]
+fn between_two_of_ours_a_timeout_waits_for_a_write_that_comes_soon() {
+    let short = Duration::from_millis(5);
+    // A plain peer, how long it waits at most.
+    for (nodelay, plain, most) in [
+        (NoDelay::TURBO, false, None),
+        (NoDelay { interval: short, ..NoDelay::TURBO }, false, Some(short)),
+        (NoDelay::TURBO, true, Some(Duration::ZERO)),
+        (NoDelay { nodelay: 0, ..NoDelay::TURBO }, false, Some(Duration::ZERO)),
+    ] {
+        for waits in [true, false] {
+            let config = quiet().nodelay(nodelay);
+            let mut pair = echoing(&config, plain, 50, 10);
+            pair.run_for(Duration::from_secs(1));
+            let (end, start) = (&mut pair.ends[0], pair.now);
+            let rto = end.stats().rto;
+            let rto = if nodelay.nodelay == 0 { rto * 9 / 8 } else { rto };
+            let wait =
+                most.unwrap_or(rto / 7) + if waits { Duration::ZERO } else { Duration::from_micros(1) };
+            // The longer of the last two gaps comes once more, and a millisecond.
+            let gap = Duration::from_millis(28);
+            let other = rto + wait - 2 * gap - Duration::from_millis(1);
+            for after in [Duration::ZERO, other, gap] {
+                let now = pair.now + after;
+                pair.now = now;
+                end.write(now, b"x").unwrap();
+                output(end, now);
+            }
+            let due = if waits { rto + wait } else { rto };
+            assert_eq!(end.poll_timeout(), Some(start + due), "{nodelay:?} {plain} {waits} {rto:?}");
+        }
+    }
+}
+
 #[test]
 fn ours_say_how_long_they_hold_acknowledgements_and_the_rto_adds_little() {
     for (interval, plain, slack) in [(8, false, 4), (10, false, 5), (20, false, 5), (20, true, 20)] {
