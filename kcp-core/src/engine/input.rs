@@ -25,6 +25,8 @@ const MAX_LATENESS: u64 = 5_000;
 /// So many beyond a hole are acknowledged at once, for the peer to find the loss (three, as in RFC 5681); then in so many at once at most.
 const MIN_HEARD: u32 = 3;
 const MAX_TOGETHER: u32 = 16;
+/// Where small messages are said several times: payload of a segment that has a few of them, which were late and read together.
+const FEW_SMALL: usize = SMALL.saturating_mul(2);
 /// How much later than its rhythm an application may write, in microseconds: runtimes count in milliseconds.
 const WRITE_SLACK: u64 = 1_000;
 /// What is owed to one of our kind waits for a write within so many halves of `interval`.
@@ -332,7 +334,7 @@ impl Engine {
         // A copy that rode along with something new is no sign that an acknowledgement was lost.
         let repeated = applied.repeated && applied.fresh == 0;
         // Of small messages that are said several times anyway hardly one is missing: nothing hurries.
-        let spared = self.params.redundancy > 0 && self.longest <= SMALL && self.next_write(now).is_some();
+        let spared = self.params.redundancy > 0 && self.longest <= FEW_SMALL && self.una_suffices;
         // The peer has heard enough to find the loss, and this tells of no other: one of ours hears of several at once.
         let calm = irregular
             && !repeated

@@ -302,8 +302,9 @@ impl Engine {
         }
         let ts = self.clock.stamp(now);
         let template = self.header(Command::Push, Seq::new(0), ts);
-        let (recent, gap) = (self.params.redundancy, self.params.interval / RIDE_GAP_DIVISOR);
-        while let Some((sn, slot)) = self.inflight.next_rider(now, recent, first_new, gap, SMALL) {
+        let (recent, ages) =
+            (self.params.redundancy, (self.params.interval / RIDE_GAP_DIVISOR, self.rtt.rto()));
+        while let Some((sn, slot)) = self.inflight.next_rider(now, recent, first_new, ages, SMALL) {
             let len = slot.data.len();
             if !writer.has_room(HEADER_LEN.saturating_add(len)) {
                 return;

@@ -76,9 +76,16 @@ pub(crate) struct FirstTimeout {
 impl FirstTimeout {
     /// No earlier than that of a segment sent before.
     fn end(&self, slot: &Slot) -> Timestamp {
-        let end = slot.sent_at.plus_micros(self.rto);
-        let waits =
-            slot.data.len() <= SMALL && end < self.company && self.company <= end.plus_micros(self.wait);
+        self.with_company(slot, slot.sent_at.plus_micros(self.rto), self.wait)
+    }
+
+    /// Of one that was put off until then: it waits half as long once more.
+    fn put_off_end(&self, slot: &Slot, deadline: Timestamp) -> Timestamp {
+        self.with_company(slot, deadline, self.wait / 2)
+    }
+
+    fn with_company(&self, slot: &Slot, end: Timestamp, wait: u64) -> Timestamp {
+        let waits = slot.data.len() <= SMALL && end < self.company && self.company <= end.plus_micros(wait);
         if waits { self.company } else { end }
     }
 }
@@ -320,26 +327,34 @@ impl Inflight {
     }
 
     /// The next segment of which a copy may ride along in a datagram that leaves anyway: of those sent again one each, or a few, some
-    /// time after; besides, of the `recent` newest before `end`, as often. Only up to `longest` bytes.
+    /// time after; besides, of the `recent` newest before `end`, as often, and once more what is not acknowledged `late` after it was
+    /// sent. Only up to `longest` bytes.
     pub(crate) fn next_rider(
         &mut self,
         now: Timestamp,
         recent: u8,
         end: Seq,
-        gap: u64,
+        (gap, late): (u64, u64),
         longest: usize,
     ) -> Option<(Seq, &Slot)> {
         let old_enough = |slot: &Slot| slot.sent_at.plus_micros(gap) <= now;
         if let Some(sn) = self.next_fragile(now, |slot| old_enough(slot) && slot.data.len() <= longest) {
             return self.get(sn).map(|slot| (sn, slot));
         }
+        if recent == 0 {
+            return None;
+        }
         let last = end.offset_from(self.una)?;
-        let first = last.saturating_sub(usize::from(recent));
-        let candidates = self.slots.range(first..last.min(self.slots.len()));
+        let newest = last.saturating_sub(usize::from(recent));
+        let first = newest.saturating_sub(1);
+        let candidates = (first..).zip(self.slots.range(first..last.min(self.slots.len())));
         let mut sn = self.una.plus(u32::try_from(first).ok()?);
-        for slot in candidates {
+        for (i, slot) in candidates {
             let fits = !slot.data.is_empty() && slot.data.len() <= longest;
-            let wanted = !slot.acked && !slot.due && slot.rides < recent && fits && old_enough(slot);
+            let is_late = slot.sent_at.plus_micros(late) <= now;
+            let most = recent.saturating_add(u8::from(is_late));
+            let rides = slot.rides < most && (is_late || i >= newest);
+            let wanted = !slot.acked && !slot.due && rides && fits && old_enough(slot);
             if wanted && !self.repairs.get().is_some_and(|repairs| repairs.rode_at(sn, now)) {
                 return Some((sn, slot));
             }
@@ -569,7 +584,7 @@ impl Inflight {
             }
             found = found.saturating_add(u32::from(self.time_out(sn, now, first.rto)));
         }
-        while let Some((deadline, sn)) = self.repeated_deadline() {
+        while let Some((deadline, sn)) = self.repeated_deadline(first) {
             if deadline > now {
                 break;
             }
@@ -661,21 +676,22 @@ impl Inflight {
     /// for the peer's window, `window`, nobody is woken for what was sent once and would join it.
     pub(crate) fn next_deadline(&mut self, first: FirstTimeout, window: u32) -> Option<Timestamp> {
         let (una, stalled) = (self.una, self.is_stalled());
-        let first = self.first_deadline(first).filter(|&(sn, _)| !stalled || !is_beyond(sn, una, window));
-        let first = first.map(|(_, deadline)| deadline);
-        let repeated = self.repeated_deadline().map(|(deadline, _)| deadline);
-        first.into_iter().chain(repeated).min()
+        let once = self.first_deadline(first).filter(|&(sn, _)| !stalled || !is_beyond(sn, una, window));
+        let once = once.map(|(_, deadline)| deadline);
+        let repeated = self.repeated_deadline(first).map(|(deadline, _)| deadline);
+        once.into_iter().chain(repeated).min()
     }
 
     /// The earliest deadline among the others.
-    fn repeated_deadline(&mut self) -> Option<(Timestamp, Seq)> {
+    fn repeated_deadline(&mut self, first: FirstTimeout) -> Option<(Timestamp, Seq)> {
         let Self { slots, una, repairs, .. } = self;
         let deadlines = &mut repairs.get_mut()?.deadlines;
         loop {
             let &Reverse((deadline, order, sn)) = deadlines.peek()?;
             let sn = Seq::new(sn);
-            if find(slots, *una, sn).is_some_and(|slot| slot.is_latest(order)) {
-                return Some((deadline, sn));
+            if let Some(slot) = find(slots, *una, sn).filter(|slot| slot.is_latest(order)) {
+                let end = if slot.deferred { first.put_off_end(slot, deadline) } else { deadline };
+                return Some((end, sn));
             }
             deadlines.pop();
         }
@@ -958,7 +974,7 @@ mod tests {
 
     /// The sn of the next rider, which then has ridden.
     fn ride(ring: &mut Inflight, now: u64, recent: u8, end: u32) -> Option<u32> {
-        let sn = ring.next_rider(at(now), recent, Seq::new(end), 5_000, 10).map(|(sn, _)| sn)?;
+        let sn = ring.next_rider(at(now), recent, Seq::new(end), (5_000, 150_000), 10).map(|(sn, _)| sn)?;
         ring.rode(sn, 9_000, at(now));
         Some(sn.value())
     }
@@ -1058,6 +1074,31 @@ mod tests {
         let first = FirstTimeout { rto: RTO, company: at(103), wait: 2_000 };
         for (now, expired) in [(100, 1), (102, 0), (103, 3), (104, 1)] {
             assert_eq!(ring.expire(at(now), first), expired, "{now}");
+        }
+    }
+
+    #[test]
+    fn what_is_late_rides_once_more_than_the_newest() {
+        let mut ring = filled(0, 4);
+        assert_eq!([5, 6].map(|now| ride(&mut ring, now, 2, 2)), [Some(0), Some(0)]);
+        assert_eq!(ride(&mut ring, 149, 2, 3), Some(1), "0 is neither late nor among the newest");
+        assert_eq!(ride(&mut ring, 150, 2, 3), Some(0), "sent 150 ms ago");
+        assert_eq!(ride(&mut ring, 151, 2, 3), Some(1));
+        assert_eq!([(); 2].map(|()| ride(&mut ring, 152, 2, 3)), [Some(1), Some(2)], "0 has ridden thrice");
+        assert_eq!(ride(&mut ring, 160, 2, 4), Some(2), "1 has");
+        assert_eq!(ride(&mut ring, 160, 0, 4), None, "not asked for");
+    }
+
+    #[test]
+    fn what_was_put_off_waits_half_as_long_for_company() {
+        for (company, end) in [(103, 103), (104, 101)] {
+            let mut ring = filled(0, 1);
+            ring.rode(Seq::new(0), 9_000, at(1));
+            let first = FirstTimeout { rto: RTO, company: at(company), wait: 5_000 };
+            assert_eq!(ring.expire(at(100), FirstTimeout { wait: 0, ..first }), 0, "put off");
+            assert_eq!(ring.next_deadline(first, u32::MAX), Some(at(end)));
+            assert_eq!(ring.expire(at(end - 1), first), 0);
+            assert_eq!(ring.expire(at(end), first), 1);
         }
     }
 

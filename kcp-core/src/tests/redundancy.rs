@@ -54,13 +54,13 @@ fn the_newest_unacknowledged_ride_as_often_as_configured_and_no_datagram_is_sent
 #[test]
 fn where_copies_ride_acknowledgements_of_small_segments_hurry_for_nothing() {
     let link = LinkConfig { delay: Duration::from_millis(20), ..LinkConfig::default() };
-    // Longest segment, milliseconds between writes, whether the acknowledgement waits.
-    for (redundancy, len, gap, nodelay, waits) in [
-        (1, 256, 15, false, true),
-        (0, 256, 15, false, false),
-        (1, 257, 15, false, false),
-        (1, 256, 17, false, false),
-        (1, 256, 15, true, false),
+    // Longest segment, milliseconds between writes, when the acknowledgement leaves, in microseconds: with the write if that is near.
+    for (redundancy, len, gap, nodelay, after) in [
+        (1, 512, 15, false, 15_000),
+        (0, 256, 15, false, 0),
+        (1, 513, 15, false, 0),
+        (1, 512, 17, false, 2_500),
+        (1, 512, 15, true, 0),
     ] {
         let config = config().redundancy(redundancy).ack_nodelay(nodelay);
         for sns in [&[1][..], &[0, 1], &[0, 0]] {
@@ -80,7 +80,7 @@ fn where_copies_ride_acknowledgements_of_small_segments_hurry_for_nothing() {
                 end.handle_datagram(came, &data).unwrap();
             }
             let written = now + Duration::from_millis(gap);
-            let due = if waits { written + Duration::from_millis(1) } else { came };
+            let due = came + Duration::from_micros(after);
             assert_eq!(end.poll_timeout(), Some(due), "{redundancy} {len} {gap} {nodelay} {sns:?}");
             end.write(written, b"y").unwrap();
             let acknowledges =
