@@ -379,7 +379,11 @@ impl Engine {
         if self.reader.keeps() {
             self.rest();
         }
-        self.deliver();
+        if self.assembler.is_empty() {
+            self.compact();
+        } else {
+            self.deliver();
+        }
         if !self.announcer.is_closed() {
             return;
         }

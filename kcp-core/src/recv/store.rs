@@ -44,8 +44,10 @@ pub(crate) struct Piece {
 
 #[derive(Debug, Default)]
 struct Chunks {
-    /// In order of arrival. Invariant: the first one holds something, or is the only one.
-    all: VecDeque<Chunk>,
+    /// What arrives goes there.
+    last: Chunk,
+    /// Before it, in order of arrival. Invariant: the first one holds something, if there is one.
+    full: VecDeque<Chunk>,
     /// The number of the first; they count up, wrapping.
     first: u32,
     /// Bytes of all payloads in them.
@@ -58,7 +60,7 @@ struct Chunks {
     usage: Usage,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Chunk {
     bytes: Vec<u8>,
     /// Payloads in it. Without any it is empty, and has memory only if it is the last.
@@ -82,29 +84,31 @@ impl Store {
             return Place::default();
         }
         let chunks = self.chunks.make();
-        let has_room =
-            |chunk: &Chunk| chunk.bytes.capacity().saturating_sub(chunk.bytes.len()) >= payload.len();
-        if !chunks.all.back().is_some_and(has_room) {
+        let room = |chunk: &Chunk| chunk.bytes.capacity().saturating_sub(chunk.bytes.len());
+        if room(&chunks.last) < payload.len() {
             chunks.grow(payload.len());
         }
         chunks.held = chunks.held.saturating_add(payload.len());
-        let behind = narrow(chunks.all.len().saturating_sub(1));
-        let mut place =
-            Place { chunk: chunks.first.wrapping_add(behind), start: 0, len: narrow(payload.len()) };
-        if let Some(chunk) = chunks.all.back_mut() {
-            // A chunk is as long as a datagram at most.
-            place.start = narrow(chunk.bytes.len());
-            chunk.bytes.extend_from_slice(payload);
-            chunk.live = chunk.live.saturating_add(1);
-        }
+        let last = &mut chunks.last;
+        // A chunk is as long as a datagram at most.
+        let place = Place {
+            chunk: chunks.first.wrapping_add(narrow(chunks.full.len())),
+            start: narrow(last.bytes.len()),
+            len: narrow(payload.len()),
+        };
+        last.bytes.extend_from_slice(payload);
+        last.live = last.live.saturating_add(1);
         place
     }
 
+    #[inline]
     pub(crate) fn get(&self, place: Place) -> &[u8] {
         let Some(chunks) = self.chunks.get() else { return &[] };
-        let Some(chunk) = chunks.all.get(size(place.chunk.wrapping_sub(chunks.first))) else { return &[] };
+        let at = size(place.chunk.wrapping_sub(chunks.first));
+        let chunk = if at >= chunks.full.len() { Some(&chunks.last) } else { chunks.full.get(at) };
         let start = size(place.start);
-        chunk.bytes.get(start..start.saturating_add(place.len())).unwrap_or_default()
+        let bytes = chunk.and_then(|chunk| chunk.bytes.get(start..start.saturating_add(place.len())));
+        bytes.unwrap_or_default()
     }
 
     /// The first `len` bytes of it, which are not all, are not needed any more.
@@ -122,28 +126,17 @@ impl Store {
         let Some(chunks) = self.chunks.get_mut().filter(|_| place.len > 0) else { return };
         chunks.held = chunks.held.saturating_sub(place.len());
         let at = size(place.chunk.wrapping_sub(chunks.first));
-        let Some(chunk) = chunks.all.get_mut(at) else { return };
+        let chunk = if at >= chunks.full.len() { Some(&mut chunks.last) } else { chunks.full.get_mut(at) };
+        let Some(chunk) = chunk else { return };
         chunk.live = chunk.live.saturating_sub(1);
         if chunk.live == 0 {
-            self.end(at);
-        }
-    }
-
-    /// Nothing is left in a chunk.
-    #[inline(never)]
-    fn end(&mut self, at: usize) {
-        let Some(chunks) = self.chunks.get_mut() else { return };
-        let last = chunks.all.len().saturating_sub(1);
-        let Some(chunk) = chunks.all.get_mut(at) else { return };
-        if at == last {
             chunk.bytes.clear();
-        } else {
-            let bytes = core::mem::take(&mut chunk.bytes);
-            chunks.retire(bytes);
-            chunks.drop_empty();
-        }
-        if chunks.held == 0 && chunks.usage.is_exceeded(chunks.kept() / UNIT) {
-            self.chunks.clear();
+            if at < chunks.full.len() {
+                chunks.end(at);
+            }
+            if chunks.held == 0 && chunks.usage.is_exceeded(chunks.kept() / UNIT) {
+                self.chunks.clear();
+            }
         }
     }
 
@@ -180,13 +173,9 @@ impl Store {
 }
 
 impl Chunks {
-    /// Appends a chunk with room for a payload of so many bytes.
+    /// Makes room for a payload of so many bytes.
     #[inline(never)]
     fn grow(&mut self, len: usize) {
-        if let Some(last) = self.all.back_mut().filter(|last| last.live == 0) {
-            let bytes = core::mem::take(&mut last.bytes);
-            self.retire(bytes);
-        }
         let used = self.spare.pop().filter(|chunk| chunk.capacity() >= len);
         let bytes = used.unwrap_or_else(|| {
             // That is an eighth less already.
@@ -194,13 +183,21 @@ impl Chunks {
             Vec::with_capacity(self.held.max(lately).min(MAX_CHUNK).max(len))
         });
         self.capacity = self.capacity.saturating_add(bytes.capacity());
-        self.all.push_back(Chunk { bytes, live: 0 });
-        self.drop_empty();
+        let before = core::mem::replace(&mut self.last, Chunk { bytes, live: 0 });
+        if before.live > 0 {
+            self.full.push_back(before);
+        } else {
+            self.retire(before.bytes);
+        }
     }
 
-    fn drop_empty(&mut self) {
-        while self.all.len() > 1 && self.all.front().is_some_and(|chunk| chunk.live == 0) {
-            self.all.pop_front();
+    /// Nothing is left in a chunk that is not the last.
+    #[inline(never)]
+    fn end(&mut self, at: usize) {
+        let bytes = self.full.get_mut(at).map(|chunk| core::mem::take(&mut chunk.bytes));
+        self.retire(bytes.unwrap_or_default());
+        while self.full.front().is_some_and(|chunk| chunk.live == 0) {
+            self.full.pop_front();
             self.first = self.first.wrapping_add(1);
         }
     }
@@ -227,8 +224,13 @@ mod tests {
 
     fn chunks(store: &Store) -> &Chunks {
         let chunks = store.chunks.get().unwrap();
-        assert_eq!(chunks.capacity, chunks.all.iter().map(|chunk| chunk.bytes.capacity()).sum::<usize>());
+        let all = chunks.full.iter().chain([&chunks.last]);
+        assert_eq!(chunks.capacity, all.map(|chunk| chunk.bytes.capacity()).sum::<usize>());
         chunks
+    }
+
+    fn count(store: &Store) -> usize {
+        chunks(store).full.len() + 1
     }
 
     /// Payloads of random lengths that go in random order, some of them in two steps, against a map.
@@ -284,10 +286,7 @@ mod tests {
     fn chunks_double_and_end_with_their_last_payload() {
         let mut store = Store::default();
         let places: Vec<Place> = (0..100u8).map(|n| store.push(&vec![n; 100 + usize::from(n) % 3])).collect();
-        let (count, capacity, held) = {
-            let it = chunks(&store);
-            (it.all.len(), it.capacity, it.held)
-        };
+        let (count, capacity, held) = (count(&store), chunks(&store).capacity, chunks(&store).held);
         assert!(count <= 10 && capacity < 3 * held, "{count} chunks of {capacity} bytes");
         store.note();
         let last = store.get(places[99]).as_ptr();
@@ -296,15 +295,15 @@ mod tests {
             assert_eq!(store.get(places[99]).as_ptr(), last, "nothing moves");
             store.remove(place);
         }
-        assert_eq!((chunks(&store).all.len(), store.keeps()), (1, true));
+        assert_eq!((self::count(&store), store.keeps()), (1, true));
         // As large as what was held lately: that all of it fits into one the next time.
         let places: Vec<Place> = (0..100u8).map(|n| store.push(&[n; 100])).collect();
         store.note();
         places.iter().for_each(|&place| store.remove(place));
         let places: Vec<Place> = (0..100u8).map(|n| store.push(&[n; 100])).collect();
-        assert_eq!(chunks(&store).all.len(), 1);
+        assert_eq!(self::count(&store), 1);
         places.iter().for_each(|&place| store.remove(place));
-        assert_eq!(chunks(&store).all.len(), 1);
+        assert_eq!(self::count(&store), 1);
     }
 
     /// One small one in the chunk of large ones that are read soon, again and again.
@@ -353,9 +352,9 @@ mod tests {
         let second = store.push(b"second");
         store.remove(second);
         let third = store.push(&[3; 1000]);
-        assert_eq!((store.get(first), chunks(&store).all.len()), (&b"first"[..], 3));
+        assert_eq!((store.get(first), count(&store)), (&b"first"[..], 2));
         store.remove(first);
-        assert_eq!((store.get(third), chunks(&store).all.len()), (&[3; 1000][..], 1));
+        assert_eq!((store.get(third), count(&store)), (&[3; 1000][..], 1));
         store.remove(Place::default());
         assert_eq!(store.get(Place::default()), b"");
         assert!(!store.keeps());
