@@ -264,7 +264,11 @@ mod tests {
                 if held == 0 && store.chunks.get().is_none() {
                     continue;
                 }
-                assert_eq!((chunks(&store).held, store.keeps()), (held, held == 0), "seed {seed} step {step}");
+                assert_eq!(
+                    (chunks(&store).held, store.keeps()),
+                    (held, held == 0),
+                    "seed {seed} step {step}"
+                );
                 let was = store.is_wasteful();
                 assert_eq!(was, chunks(&store).capacity > 2 * held + MAX_WASTE);
                 if was {
