@@ -36,7 +36,7 @@ struct Args {
     document: Option<PathBuf>,
 }
 
-const PIECES: [&str; 19] = [
+const PIECES: [&str; 20] = [
     "bulk-w256",
     "bulk",
     "bulk-w4096",
@@ -46,6 +46,7 @@ const PIECES: [&str; 19] = [
     "idle-1k",
     "idle-10k",
     "idle-100k",
+    "tick-500",
     "tick-1k",
     "tick-5k",
     "cycles",

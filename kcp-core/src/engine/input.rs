@@ -309,12 +309,18 @@ impl Engine {
     }
 
     /// Moves all that is held together where too much memory is held with it.
+    #[inline]
     fn compact(&mut self) {
         if self.store.is_wasteful() {
-            let before = core::mem::take(&mut self.store);
-            for piece in self.reader.pieces_mut().chain(self.assembler.pieces_mut()) {
-                self.store.move_from(&before, piece);
-            }
+            self.move_together();
+        }
+    }
+
+    #[inline(never)]
+    fn move_together(&mut self) {
+        let before = core::mem::take(&mut self.store);
+        for piece in self.reader.pieces_mut().chain(self.assembler.pieces_mut()) {
+            self.store.move_from(&before, piece);
         }
     }
 

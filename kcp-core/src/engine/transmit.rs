@@ -437,8 +437,10 @@ impl Engine {
     /// so much more than a round trip that this hardly counts, and saves a datagram.
     pub(super) fn first_timeout(&self) -> FirstTimeout {
         let rto = self.first_rto();
-        let may_wait = self.una_suffices && self.params.nodelay > 0;
-        let wait = if may_wait { self.params.interval.min(rto / RTO_PER_WAIT) } else { 0 };
+        if !self.una_suffices || self.params.nodelay == 0 {
+            return FirstTimeout { rto, company: Timestamp::ZERO, wait: 0 };
+        }
+        let wait = self.params.interval.min(rto / RTO_PER_WAIT);
         FirstTimeout { rto, company: self.likely_write(), wait }
     }
 

@@ -69,6 +69,8 @@ struct Chunk {
 
 /// A chunk is as large as what is held already or was lately, between a segment and this, so that little is held beyond what has arrived.
 const MAX_CHUNK: usize = 65_536;
+/// Or as this, so that two small messages are no reason to allocate.
+const MIN_CHUNK: usize = 512;
 /// Chunks that wait to be used again.
 const MAX_SPARE: usize = 16;
 /// What is not held any more may take as much memory as what is, and so many bytes: a chunk lives as long as one of its segments,
@@ -180,7 +182,7 @@ impl Chunks {
         let bytes = used.unwrap_or_else(|| {
             // That is an eighth less already.
             let lately = self.usage.lately().saturating_mul(UNIT * 5 / 4);
-            Vec::with_capacity(self.held.max(lately).min(MAX_CHUNK).max(len))
+            Vec::with_capacity(self.held.max(lately).clamp(MIN_CHUNK, MAX_CHUNK).max(len))
         });
         self.capacity = self.capacity.saturating_add(bytes.capacity());
         let before = core::mem::replace(&mut self.last, Chunk { bytes, live: 0 });
