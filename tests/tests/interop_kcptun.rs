@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -210,8 +211,16 @@ fn input(session: &mut Session, now: Timestamp, opened: Opened<'_>) {
 const SYN: u8 = 0;
 const PUSH: u8 = 2;
 
+/// Below those that the system hands out: another of the many sockets here may get one of them before kcptun has bound it.
 fn free_port() -> u16 {
-    TcpListener::bind(local()).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 10_000 + (std::process::id() % 200) as u16 * 100;
+    loop {
+        let addr = (Ipv4Addr::LOCALHOST, base + NEXT.fetch_add(1, Ordering::Relaxed) % 2000);
+        if UdpSocket::bind(addr).is_ok() && TcpListener::bind(addr).is_ok() {
+            return addr.1;
+        }
+    }
 }
 
 /// Bytes through `kcptun-server` to an echo server and back; how many packets each side has restored.
@@ -245,6 +254,7 @@ fn through_their_server(crypt: &str, fec: [Option<(u8, u8)>; 2], loss: bool) -> 
                 got.extend_from_slice(&payload);
             }
         }
+        assert_eq!(server.0.try_wait().unwrap(), None, "{crypt}: the server has ended");
         assert!(start.elapsed() < LIMIT, "{crypt}: {} of {BYTES} bytes", got.len());
     }
     assert!(got == data, "{crypt}");
@@ -298,11 +308,11 @@ fn through_their_client(crypt: &str, fec: [Option<(u8, u8)>; 2], loss: bool) -> 
 
 /// Four at a time.
 fn each_cipher(test: impl Fn(&str) + Sync) {
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while let Some(crypt) = CIPHERS.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                while let Some(crypt) = CIPHERS.get(next.fetch_add(1, Ordering::Relaxed)) {
                     test(crypt);
                 }
             });
