@@ -253,7 +253,7 @@ impl Results {
             let cpu = get(workload, "ours-shared", "server_cpu_percent");
             bars.push(Bar::most(format!("{workload}: server CPU, %"), 0.5, cpu));
         }
-        for (workload, clients) in [("tick-500", "500"), ("tick-1k", "1 000"), ("tick-5k", "5 000")] {
+        for (workload, clients) in [("tick-1k", "1 000"), ("tick-5k", "5 000")] {
             // Where not even datagrams without a protocol are in time, nobody can be.
             let limit = get(workload, "udp-echo", "p99_us").map(|us| us / 1000.0);
             let limit = limit.map_or_else(|_| String::new(), |ms| format!("plain UDP {}", short(ms)));
@@ -481,7 +481,6 @@ impl Results {
             "tick.svg",
             "20 messages of 100 B a second each way: CPU per message, microseconds, both ends",
             vec![
-                group("500 clients", "tick-500", "cpu_us_each"),
                 group("1 000 clients", "tick-1k", "cpu_us_each"),
                 group("5 000 clients", "tick-5k", "cpu_us_each"),
             ],

@@ -73,8 +73,6 @@ fn items(quick: bool) -> Vec<Item> {
         item("idle-1k", 256, idle(1_000)),
         few(item("idle-10k", 256, idle(10_000))),
         few(item("idle-100k", 256, idle(100_000))),
-        // As many as both cores have the time for, whoever carries them.
-        item("tick-500", 256, Workload::Tick { connections: many(500), seconds: part(50).div_ceil(10) }),
         item("tick-1k", 256, Workload::Tick { connections: many(1_000), seconds: part(50).div_ceil(10) }),
         item("tick-5k", 256, Workload::Tick { connections: many(5_000), seconds: part(50).div_ceil(10) }),
         item("cycles", 256, Workload::Cycles { count: many(8_000) }),

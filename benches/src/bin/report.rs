@@ -36,7 +36,7 @@ struct Args {
     document: Option<PathBuf>,
 }
 
-const PIECES: [&str; 20] = [
+const PIECES: [&str; 19] = [
     "bulk-w256",
     "bulk",
     "bulk-w4096",
@@ -46,7 +46,6 @@ const PIECES: [&str; 20] = [
     "idle-1k",
     "idle-10k",
     "idle-100k",
-    "tick-500",
     "tick-1k",
     "tick-5k",
     "cycles",
