@@ -107,10 +107,9 @@ impl Store {
     pub(crate) fn get(&self, place: Place) -> &[u8] {
         let Some(chunks) = self.chunks.get() else { return &[] };
         let at = size(place.chunk.wrapping_sub(chunks.first));
-        let chunk = if at >= chunks.full.len() { Some(&chunks.last) } else { chunks.full.get(at) };
+        let chunk = chunks.full.get(at).unwrap_or(&chunks.last);
         let start = size(place.start);
-        let bytes = chunk.and_then(|chunk| chunk.bytes.get(start..start.saturating_add(place.len())));
-        bytes.unwrap_or_default()
+        chunk.bytes.get(start..start.saturating_add(place.len())).unwrap_or_default()
     }
 
     /// The first `len` bytes of it, which are not all, are not needed any more.
@@ -128,8 +127,7 @@ impl Store {
         let Some(chunks) = self.chunks.get_mut().filter(|_| place.len > 0) else { return };
         chunks.held = chunks.held.saturating_sub(place.len());
         let at = size(place.chunk.wrapping_sub(chunks.first));
-        let chunk = if at >= chunks.full.len() { Some(&mut chunks.last) } else { chunks.full.get_mut(at) };
-        let Some(chunk) = chunk else { return };
+        let chunk = chunks.full.get_mut(at).unwrap_or(&mut chunks.last);
         chunk.live = chunk.live.saturating_sub(1);
         if chunk.live == 0 {
             chunk.bytes.clear();

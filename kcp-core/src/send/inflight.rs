@@ -74,7 +74,7 @@ pub(crate) struct FirstTimeout {
 }
 
 impl FirstTimeout {
-    /// No earlier than that of a segment sent before.
+    /// (Deadlines are looked at in the order of sending: where a small one waits, a longer one behind it waits with it.)
     fn end(&self, slot: &Slot) -> Timestamp {
         self.with_company(slot, slot.sent_at.plus_micros(self.rto), self.wait)
     }
