@@ -1,14 +1,14 @@
 //! Dialling from a socket of its own: each resolved address in turn, until one answers.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::{ToSocketAddrs, lookup_host};
 
 use crate::config::KcpConfig;
 use crate::endpoint::KcpEndpoint;
-use crate::socket::{DatagramSocket, UdpIo, bind};
+use crate::socket::{self, DatagramSocket, UdpIo};
 use crate::stream::KcpStream;
 
 pub(crate) async fn connect(addr: impl ToSocketAddrs, config: KcpConfig) -> io::Result<KcpStream> {
@@ -24,14 +24,7 @@ pub(crate) async fn connect(addr: impl ToSocketAddrs, config: KcpConfig) -> io::
 }
 
 async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStream> {
-    let any = match peer {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let socket = bind(any)?;
-    // Connected: the kernel drops what others send, and tells when nothing listens at the peer.
-    socket.connect(peer)?;
-    let socket = UdpIo::new(socket, config)?;
+    let socket = UdpIo::new(socket::connect(peer)?, config)?;
     let endpoint = KcpEndpoint::start(vec![Arc::new(socket)], config.clone(), false)?;
     endpoint.connect(peer).await
 }

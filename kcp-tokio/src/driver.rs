@@ -17,7 +17,7 @@ use crate::layered::Front;
 use crate::outbox::Outbox;
 use crate::session::{DRIVER_RUNS, Session, State, Turn};
 use crate::shard::Shard;
-use crate::socket::Route;
+use crate::socket::{Route, crowd};
 use crate::stats::count;
 
 /// Receive calls per turn, lest a flood keep timers and other tasks waiting.
@@ -54,6 +54,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts the driver of `shard` on the current runtime.
     pub(crate) fn spawn(shard: Arc<Shard>) {
+        crowd::forget();
         let sleep = Box::pin(sleep_until(shard.hub.instant(shard.hub.now())));
         // A socket that dials only has one peer, and mostly one session.
         let outbox = (!shard.hub.dials_only).then(|| Outbox::new(shard.index));
@@ -72,16 +73,16 @@ impl Driver {
         });
     }
 
-    /// Applies what has arrived, then one epilogue per session it was for. Tells whether there may be more, and how many tasks were
-    /// woken.
-    fn receive(&mut self, cx: &mut Context<'_>, started: Timestamp) -> io::Result<(bool, usize)> {
+    /// Applies what has arrived, then one epilogue per session it was for. Tells whether there may be more, and whether
+    /// tasks were woken that come before all else.
+    fn receive(&mut self, cx: &mut Context<'_>, started: Timestamp) -> io::Result<(bool, bool)> {
         let mut more = true;
         if self.deaf_until.is_some_and(|until| started < until) {
-            return Ok((false, 0));
+            return Ok((false, false));
         }
         self.deaf_until = None;
         // Another driver receives where an endpoint of several sockets has moved to one.
-        let Some(socket) = self.shard.own_socket() else { return Ok((false, 0)) };
+        let Some(socket) = self.shard.own_socket() else { return Ok((false, false)) };
         self.shard.note_refused(socket.refused());
         // The clock is read once per call and not per session: at 100 000 datagrams a second it would show.
         let mut now = started;
@@ -114,6 +115,11 @@ impl Driver {
             }
         }
         self.turn.defers = true;
+        // Of several busy sockets each finishes its turn: another one for each message would be a tenth of what that costs.
+        self.turn.hurries = self.turn.outbox.is_some() || crowd::is_latest(&*socket);
+        if !self.touched.is_empty() {
+            crowd::set_latest(&*socket);
+        }
         for session in self.touched.drain(..) {
             let mut state = session.lock();
             state.touched = false;
@@ -128,7 +134,8 @@ impl Driver {
             // Each will write, and this task comes after them: it sends for all.
             self.shard.gather(now);
         }
-        Ok((more, woken))
+        let tasks_first = woken > 0 && (self.turn.hurries || !self.turn.deferred.is_empty());
+        Ok((more, tasks_first))
     }
 
     /// Sends what has waited for the tasks that were woken last time, and enters their sessions' deadlines, now that those have run. An
@@ -209,20 +216,20 @@ impl Future for Driver {
         this.finish();
         let now = this.shard.hub.now();
         this.end_deferrals(now);
-        let (more, woken) = match this.receive(cx, now) {
+        let (more, tasks_first) = match this.receive(cx, now) {
             Ok(received) => received,
             Err(error) => {
                 tracing::error!(%error, "socket failed for good");
                 return Poll::Ready(());
             }
         };
-        this.hurried = woken > 0 && !this.hurried;
+        this.hurried = tasks_first && !this.hurried;
         if this.hurried {
             // Those tasks may have somebody to answer: all else comes after them, in a turn that looks after it whatever arrives.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let again = this.fire(now) || more || woken > 0;
+        let again = this.fire(now) || more || tasks_first;
         this.unblock(cx);
         #[cfg(feature = "metrics")]
         let publish_at = this.publisher.turn(&this.shard, this.shard.hub.now());

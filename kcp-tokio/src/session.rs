@@ -149,14 +149,16 @@ pub(crate) struct Turn {
     wakers: Vec<Waker>,
     /// None: everything is sent at once.
     pub(crate) outbox: Option<Outbox>,
-    /// Another turn follows if tasks are woken: what their sessions wait for is entered then.
+    /// Of a driver that receives: what may leave with what woken tasks write waits until they have run.
     pub(crate) defers: bool,
+    /// The same for deadlines, which those tasks mostly put off: another turn follows.
+    pub(crate) hurries: bool,
     pub(crate) deferred: Vec<Arc<Session>>,
 }
 
 impl Turn {
     pub(crate) const fn with(outbox: Option<Outbox>) -> Self {
-        Self { wakers: Vec::new(), outbox, defers: false, deferred: Vec::new() }
+        Self { wakers: Vec::new(), outbox, defers: false, hurries: false, deferred: Vec::new() }
     }
 
     fn add(&mut self, waiters: &mut Waiters) {
@@ -384,7 +386,7 @@ impl Session {
             self.retire(state, now);
         } else if more {
             self.mark();
-        } else if turn.defers && turn.wakers.len() > others {
+        } else if turn.defers && turn.wakers.len() > others && (turn.hurries || state.core.holds_answers()) {
             turn.deferred.push(self.clone());
         } else if state.core.release_answers() {
             self.mark();

@@ -17,7 +17,7 @@ use crate::hub::Hub;
 use crate::life::DriverSlot;
 use crate::registry::Filed;
 use crate::session::Session;
-use crate::socket::{DatagramSocket, Route};
+use crate::socket::{DatagramSocket, Route, crowd};
 use crate::stats::count;
 use crate::steer::conv_on;
 use crate::sync::lock;
@@ -81,6 +81,7 @@ impl Shard {
 
     /// Moves to another socket, of its own or of `host`: extended peers follow within a round trip.
     pub(crate) fn rebind(&self, socket: Arc<dyn DatagramSocket>, host: Option<Arc<Self>>) {
+        crowd::forget();
         *self.way.write().unwrap_or_else(PoisonError::into_inner) = Way { socket, host };
         self.wake_driver();
         for session in self.hub.registry.all() {

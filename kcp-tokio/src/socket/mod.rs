@@ -1,6 +1,7 @@
 //! What the driver needs of a datagram socket.
 
 mod control;
+pub(crate) mod crowd;
 mod readiness;
 mod udp;
 
@@ -9,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
-pub(crate) use udp::{UdpIo, bind, bind_group};
+pub(crate) use udp::{UdpIo, bind_group, connect};
 
 /// The two ends of a datagram's way.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

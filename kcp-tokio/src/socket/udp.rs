@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::fmt::Debug;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use super::control;
 use super::readiness::Readiness;
-use super::{DatagramSocket, Route, Sink, one_by_one};
+use super::{DatagramSocket, Route, Sink, crowd, one_by_one};
 #[cfg(any(target_os = "android", target_os = "linux"))]
 use crate::config::Conv;
 use crate::config::KcpConfig;
@@ -22,6 +23,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 const BATCH: usize = 16;
 /// The longest train, and the longest datagram.
 const BUFFER: usize = 65_536;
+/// Datagrams that most systems take in one call; where they do not, a run leaves in several.
+const LIKELY_TRAIN: usize = 64;
+/// So many datagrams in a row are taken for the beginning of trains.
+const MANY: usize = 4;
 
 thread_local! {
     /// Borrowed for the length of one receive call, so that idle sockets own no buffer.
@@ -36,6 +41,10 @@ pub(crate) struct UdpIo<C = System> {
     /// Buffers of the next receive call: as many as lately were needed and one more, which stays empty when all has come. But one after
     /// a datagram that came alone: a call takes time for every buffer that it is given.
     batch: AtomicUsize,
+    /// By plain calls: received since nothing was there.
+    in_a_row: AtomicUsize,
+    /// Of a connected socket.
+    peer: Option<SocketAddr>,
     /// The one buffer was filled: the next turn will ask whether there is more, when whoever was woken by it has run.
     in_doubt: AtomicBool,
     /// Bound to no address of its own: peers reach it at several.
@@ -48,8 +57,14 @@ pub(crate) struct UdpIo<C = System> {
 
 /// The system's calls for many datagrams at once; a test's double refuses them.
 pub(crate) trait Calls: Debug + Send + Sync + 'static {
+    /// Whether nothing of this was used yet, nor asked of the system for the socket.
+    fn is_untouched(&self) -> bool {
+        false
+    }
+    /// Asks for it.
+    fn prepare(&self, _: &UdpSocket) {}
     /// How many datagrams a send takes.
-    fn max_gso_segments(&self) -> usize;
+    fn max_gso_segments(&self, socket: &UdpSocket) -> usize;
     fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()>;
     fn recv(
         &self,
@@ -64,7 +79,10 @@ pub(crate) trait Calls: Debug + Send + Sync + 'static {
 /// The real ones.
 #[derive(Debug)]
 pub(crate) struct System {
-    state: UdpSocketState,
+    /// What quinn-udp has asked for, if the system knew it. A dozen calls, which take longer than a short exchange: made when trains first go or come.
+    state: OnceLock<Option<UdpSocketState>>,
+    /// Bound to no address of its own.
+    any: bool,
     /// With a class of service: quinn-udp would clear it in each datagram.
     #[cfg(any(target_os = "android", target_os = "linux"))]
     marked: bool,
@@ -73,6 +91,16 @@ pub(crate) struct System {
 }
 
 impl System {
+    fn state(&self, socket: &UdpSocket) -> Option<&UdpSocketState> {
+        let ask = || {
+            let state = UdpSocketState::new(UdpSockRef::from(socket)).ok()?;
+            let_fragment(socket);
+            ask_for_less(socket, self.any);
+            Some(state)
+        };
+        self.state.get_or_init(ask).as_ref()
+    }
+
     /// A single datagram needs no control message, and one to the socket's own peer no route.
     fn send_one(&self, socket: &UdpSocket, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
         loop {
@@ -89,8 +117,16 @@ impl System {
 }
 
 impl Calls for System {
-    fn max_gso_segments(&self) -> usize {
-        self.state.max_gso_segments()
+    fn is_untouched(&self) -> bool {
+        self.state.get().is_none()
+    }
+
+    fn prepare(&self, socket: &UdpSocket) {
+        self.state(socket);
+    }
+
+    fn max_gso_segments(&self, socket: &UdpSocket) -> usize {
+        self.state(socket).map_or(1, UdpSocketState::max_gso_segments)
     }
 
     fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -104,7 +140,8 @@ impl Calls for System {
             let to = Route { peer: to, local };
             return control::send(socket, to, transmit.contents, transmit.segment_size);
         }
-        self.state.try_send(UdpSockRef::from(socket), transmit)
+        let state = self.state(socket).ok_or(io::ErrorKind::Unsupported)?;
+        state.try_send(UdpSockRef::from(socket), transmit)
     }
 
     fn recv(
@@ -117,7 +154,8 @@ impl Calls for System {
         if let ([buffer], [meta]) = (&mut *buffers, &mut *meta) {
             return one::recv(socket, buffer, meta).map(|()| 1);
         }
-        self.state.recv(UdpSockRef::from(socket), buffers, meta)
+        let state = self.state(socket).ok_or(io::ErrorKind::Unsupported)?;
+        state.recv(UdpSockRef::from(socket), buffers, meta)
     }
 
     #[cfg(any(target_os = "android", target_os = "linux"))]
@@ -265,7 +303,6 @@ impl UdpIo {
         if marked {
             control::set_class(&io, config.dscp)?;
         }
-        let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let_fragment(&io);
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
@@ -276,25 +313,31 @@ impl UdpIo {
             warn_once(sysctl, granted, buffer);
         }
         let peer = io.peer_addr().ok();
+        let any = peer.is_none() && io.local_addr().is_ok_and(|addr| addr.ip().is_unspecified());
         let calls = System {
-            state,
+            state: OnceLock::new(),
+            any,
             #[cfg(any(target_os = "android", target_os = "linux"))]
             marked,
             peer,
         };
-        let this = Self::with(io, calls)?;
-        ask_for_less(this.io.socket(), this.any);
+        let this = Self::with(io, calls, any, peer)?;
+        if any || !cfg!(any(target_os = "android", target_os = "linux")) {
+            this.calls.prepare(this.io.socket());
+        }
         Ok(this)
     }
 }
 
 impl<C: Calls> UdpIo<C> {
-    fn with(io: UdpSocket, calls: C) -> io::Result<Self> {
+    fn with(io: UdpSocket, calls: C, any: bool, peer: Option<SocketAddr>) -> io::Result<Self> {
         Ok(Self {
-            any: has_any(&io),
+            any,
+            peer,
             io: Readiness::new(io)?,
             calls,
             batch: AtomicUsize::new(1),
+            in_a_row: AtomicUsize::new(0),
             in_doubt: AtomicBool::new(false),
             no_gso: AtomicBool::new(false),
             no_recvmmsg: AtomicBool::new(false),
@@ -313,9 +356,38 @@ impl<C: Calls> UdpIo<C> {
         Route { peer: meta.addr, local: told.filter(unicast) }
     }
 
+    /// One datagram by a plain call.
+    fn poll_recv_one(&self, cx: &mut Context<'_>, buffer: &mut [u8], sink: Sink<'_>) -> Poll<io::Result<()>> {
+        let (len, peer) = ready!(self.io.poll_recv(cx, |socket| {
+            let received = match self.peer {
+                Some(peer) => socket.recv(buffer).map(|len| (len, peer)),
+                None => socket.recv_from(buffer),
+            };
+            if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                self.in_a_row.store(0, Ordering::Relaxed);
+            }
+            Ok((received?, false))
+        }))?;
+        let in_a_row = self.in_a_row.load(Ordering::Relaxed) + 1;
+        self.in_a_row.store(in_a_row, Ordering::Relaxed);
+        if in_a_row >= MANY {
+            // A train that was joined before the next call knows of it is taken for one datagram. KCP reads it all the same; sealed, it is lost.
+            self.calls.prepare(self.io.socket());
+        }
+        self.in_doubt.store(in_a_row == 1 && crowd::is_latest(self), Ordering::Relaxed);
+        if let Some(datagram) = buffer.get_mut(..len) {
+            sink(peer.into(), datagram, len);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Datagrams that a send takes.
     fn train(&self) -> usize {
-        if self.no_gso.load(Ordering::Relaxed) { 1 } else { self.calls.max_gso_segments().max(1) }
+        if self.no_gso.load(Ordering::Relaxed) {
+            1
+        } else {
+            self.calls.max_gso_segments(self.io.socket()).max(1)
+        }
     }
 }
 
@@ -338,16 +410,13 @@ fn let_fragment(io: &UdpSocket) {
     };
     // Refusal is not an error: a socket has one family, or both.
     let _ = set_ip_mtu_discover(io, Ipv4PathMtuDiscovery::WANT);
-    let _ = set_ipv6_mtu_discover(io, Ipv6PathMtuDiscovery::WANT);
+    if io.local_addr().is_ok_and(|addr| addr.is_ipv6()) {
+        let _ = set_ipv6_mtu_discover(io, Ipv6PathMtuDiscovery::WANT);
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
 const fn let_fragment(_: &UdpSocket) {}
-
-/// Whether peers reach the socket at any address of the machine.
-fn has_any(io: &UdpSocket) -> bool {
-    io.peer_addr().is_err() && io.local_addr().is_ok_and(|addr| addr.ip().is_unspecified())
-}
 
 /// Undoes more of what quinn-udp sets: nobody here reads a datagram's time of arrival or class, nor its destination where there is but one, and
 /// telling them took a tenth of the time that sending and receiving a small one does.
@@ -420,14 +489,26 @@ pub(crate) fn bind_group(addr: SocketAddr, _: &KcpConfig) -> io::Result<Vec<UdpS
 }
 
 fn bind_with(addr: SocketAddr, prepare: impl FnOnce(&Socket) -> io::Result<()>) -> io::Result<Socket> {
+    let socket = open(addr)?;
+    prepare(&socket)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+fn open(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
         let _ = socket.set_only_v6(false);
     }
     socket.set_nonblocking(true)?;
-    prepare(&socket)?;
-    socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+/// A UDP socket for one peer: the kernel drops what others send, and tells when nothing listens there.
+pub(crate) fn connect(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = open(peer)?;
+    socket.connect(&peer.into())?;
+    Ok(socket.into())
 }
 
 impl<C: Calls> DatagramSocket for UdpIo<C> {
@@ -441,32 +522,35 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
             // Zeroed once per thread, by the allocator.
             storage.resize(BATCH * BUFFER, 0);
             meta.resize(BATCH, RecvMeta::default());
-            let batch = self.batch.load(Ordering::Relaxed);
+            // While datagrams come one at a time a plain call for each takes least.
+            let plain = || self.calls.is_untouched() || self.no_recvmmsg.load(Ordering::Relaxed);
+            if plain() {
+                return self.poll_recv_one(cx, storage.get_mut(..BUFFER).unwrap_or_default(), sink);
+            }
+            let least = if crowd::is_latest(self) { 1 } else { 2 };
+            let batch = self.batch.load(Ordering::Relaxed).max(least);
             let received = ready!(self.io.poll_recv(cx, |socket| {
-                if !self.no_recvmmsg.load(Ordering::Relaxed) {
-                    let mut chunks = storage.chunks_mut(BUFFER);
-                    let mut buffers: [IoSliceMut<'_>; BATCH] =
-                        std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-                    let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch))
-                    else {
-                        return Err(io::ErrorKind::InvalidInput.into());
-                    };
-                    match self.calls.recv(socket, buffers, meta) {
-                        Err(error) if is_missing(&error) => self.no_recvmmsg.store(true, Ordering::Relaxed),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            self.batch.store(1, Ordering::Relaxed);
-                            return Err(error);
-                        }
-                        received => return received.map(|received| (received, received < batch)),
+                let mut chunks = storage.chunks_mut(BUFFER);
+                let mut buffers: [IoSliceMut<'_>; BATCH] =
+                    std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+                let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch)) else {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                };
+                match self.calls.recv(socket, buffers, meta) {
+                    Err(error) if is_missing(&error) => {
+                        self.no_recvmmsg.store(true, Ordering::Relaxed);
+                        Ok((0, false))
                     }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.batch.store(1, Ordering::Relaxed);
+                        Err(error)
+                    }
+                    received => received.map(|received| (received, received < batch)),
                 }
-                let (len, addr) = socket.recv_from(storage.get_mut(..BUFFER).unwrap_or_default())?;
-                if let Some(meta) = meta.first_mut() {
-                    (meta.len, meta.stride, meta.addr) = (len, len, addr);
-                    meta.dst_ip = None;
-                }
-                Ok((1, false))
             }))?;
+            if plain() {
+                return self.poll_recv_one(cx, storage.get_mut(..BUFFER).unwrap_or_default(), sink);
+            }
             let alone = received == 1 && batch > 1;
             let next = if alone { 1 } else { (received + 1).next_power_of_two().min(BATCH) };
             self.batch.store(next, Ordering::Relaxed);
@@ -484,7 +568,7 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
         let mut sent = 0;
         let mut one_by_one = false;
         while let Some(rest) = run.get(sent..).filter(|rest| !rest.is_empty()) {
-            let most = if one_by_one { 1 } else { self.train() };
+            let most = if one_by_one || rest.len() <= stride { 1 } else { self.train() };
             let train = rest.get(..stride * most).unwrap_or(rest);
             let transmit = Transmit {
                 destination: to.peer,
@@ -529,7 +613,7 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
     }
 
     fn max_run(&self) -> usize {
-        self.train()
+        if self.calls.is_untouched() { LIKELY_TRAIN } else { self.train() }
     }
 
     fn refused(&self) -> u64 {
@@ -564,7 +648,7 @@ mod tests {
     }
 
     impl Calls for Refusing {
-        fn max_gso_segments(&self) -> usize {
+        fn max_gso_segments(&self, _: &UdpSocket) -> usize {
             64
         }
 
@@ -608,16 +692,17 @@ mod tests {
         sendmmsg: Option<i32>,
     ) -> Arc<UdpIo<Refusing>> {
         let socket = bind(addr.parse().unwrap()).unwrap();
-        let state = UdpSocketState::new(UdpSockRef::from(&socket)).unwrap();
         let system = System {
-            state,
+            state: OnceLock::new(),
+            any: false,
             #[cfg(any(target_os = "android", target_os = "linux"))]
             marked: false,
             peer: None,
         };
+        system.prepare(&socket);
         let (trains, batches, longest) = Default::default();
         let calls = Refusing { system, gso, recvmmsg, sendmmsg, trains, batches, longest };
-        Arc::new(UdpIo::with(socket, calls).unwrap())
+        Arc::new(UdpIo::with(socket, calls, false, None).unwrap())
     }
 
     /// Clients on sockets of their own send and get back so many bytes each, all at once.
@@ -666,7 +751,7 @@ mod tests {
     }
 
     /// What one look at the socket brings, and whether another was asked for.
-    fn look(socket: &UdpIo<Refusing>) -> (Option<Vec<u8>>, bool) {
+    fn look<C: Calls>(socket: &UdpIo<C>) -> (Option<Vec<u8>>, bool) {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut got = None;
@@ -685,6 +770,7 @@ mod tests {
             let socket = refusing_at(any, None, None, None);
             let peer = UdpSocket::bind(any).unwrap();
             peer.connect(socket.local_addr().unwrap()).unwrap();
+            crowd::set_latest(&*socket);
             for round in 0..3u8 {
                 peer.send(&[round, 1]).unwrap();
                 peer.send(&[round, 2, 2]).unwrap();
@@ -698,6 +784,65 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn among_several_sockets_one_look_says_that_there_is_no_more() {
+        let socket = refusing(None, None, None);
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.connect(socket.local_addr().unwrap()).unwrap();
+        crowd::set_latest(&peer);
+        for round in 0..3u8 {
+            peer.send(&[round]).unwrap();
+            while look(&socket).0 != Some(vec![round]) {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(look(&socket), (None, false));
+        }
+    }
+
+    /// A socket of ours and its peer's, each connected to the other.
+    #[cfg(target_os = "linux")]
+    fn two() -> (UdpIo, UdpSocket) {
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = connect(peer.local_addr().unwrap()).unwrap();
+        peer.connect(socket.local_addr().unwrap()).unwrap();
+        (UdpIo::new(socket, &KcpConfig::default()).unwrap(), peer)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn trains_are_asked_for_when_datagrams_come_or_go_in_a_row() {
+        use nix::sys::socket::{getsockopt, sockopt};
+        for many in [false, true] {
+            let (socket, peer) = two();
+            let asked = || getsockopt(socket.io.socket(), sockopt::UdpGroSegment).unwrap();
+            for round in 0..3u8 {
+                let row = if many && round == 2 { MANY } else { MANY - 1 };
+                (0..row).for_each(|at| assert_eq!(peer.send(&[round, at as u8]).unwrap(), 2));
+                for at in 0..row {
+                    while look(&socket).0.is_none_or(|got| {
+                        assert_eq!(got, [round, at as u8]);
+                        false
+                    }) {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                while look(&socket).1 {}
+                assert_eq!(look(&socket), (None, false), "all has come");
+                assert_eq!((asked(), socket.calls.is_untouched()), (row == MANY, row < MANY));
+            }
+            let run = [7; 10];
+            socket.try_send(peer.local_addr().unwrap().into(), &run[..5], 5).unwrap();
+            assert_eq!(asked(), many, "one datagram is none");
+            assert_eq!(socket.max_run(), 64);
+            socket.try_send(peer.local_addr().unwrap().into(), &run, 5).unwrap();
+            assert!(asked());
+            let mut buf = [0; 16];
+            for _ in 0..3 {
+                assert_eq!(peer.recv(&mut buf).unwrap(), 5);
+            }
+        }
+    }
+
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn nothing_is_asked_of_a_datagram_that_nobody_reads() {
@@ -706,6 +851,8 @@ mod tests {
             let socket = UdpIo::new(bind(addr.parse().unwrap()).unwrap(), &KcpConfig::default()).unwrap();
             let any = socket.any;
             assert_eq!(any, ["0.0.0.0:0", "[::]:0"].contains(&addr));
+            assert_eq!(socket.calls.is_untouched(), !any);
+            socket.calls.prepare(socket.io.socket());
             let socket = socket.io.socket();
             let asked = [
                 getsockopt(socket, sockopt::ReceiveTimestampns),
