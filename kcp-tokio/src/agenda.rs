@@ -82,9 +82,10 @@ impl<T: Marked + Clone> Agenda<T> {
         now.as_micros() < self.gather_until.load(Ordering::Acquire)
     }
 
-    /// The driver's turn has come.
-    pub(crate) fn stop_gathering(&self) {
+    /// The driver's turn has come: nobody need wait for it any more, nor wake it for a deadline.
+    pub(crate) fn begin_turn(&self) {
         self.gather_until.store(0, Ordering::Release);
+        lock(&self.timers).wake();
     }
 
     /// Adds to a queue that the driver empties, unless it has ended.

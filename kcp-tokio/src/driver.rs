@@ -114,9 +114,9 @@ impl Driver {
                 }
             }
         }
-        self.turn.defers = true;
         // Of several busy sockets each finishes its turn: another one for each message would be a tenth of what that costs.
-        self.turn.hurries = self.turn.outbox.is_some() || crowd::is_latest(&*socket);
+        let tasks_first = self.turn.outbox.is_some() || crowd::is_latest(&*socket);
+        (self.turn.defers, self.turn.hurries) = (true, tasks_first);
         if !self.touched.is_empty() {
             crowd::set_latest(&*socket);
         }
@@ -127,15 +127,14 @@ impl Driver {
             drop(state);
             self.turn.empty(&self.shard, now, false);
         }
-        self.turn.defers = false;
+        (self.turn.defers, self.turn.hurries) = (false, false);
         self.turn.empty(&self.shard, now, true);
         let woken = self.turn.wake();
         if woken > 1 && self.turn.outbox.is_some() {
             // Each will write, and this task comes after them: it sends for all.
             self.shard.gather(now);
         }
-        let tasks_first = woken > 0 && (self.turn.hurries || !self.turn.deferred.is_empty());
-        Ok((more, tasks_first))
+        Ok((more, tasks_first && woken > 0))
     }
 
     /// Sends what has waited for the tasks that were woken last time, and enters their sessions' deadlines, now that those have run. An
@@ -211,7 +210,7 @@ impl Future for Driver {
         if this.shard.hub.life.is_dead() {
             return Poll::Ready(());
         }
-        this.shard.agenda.stop_gathering();
+        this.shard.agenda.begin_turn();
         // First what tasks have left: they were woken by what was received last time.
         this.finish();
         let now = this.shard.hub.now();

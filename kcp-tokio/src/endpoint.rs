@@ -57,6 +57,16 @@ impl KcpEndpoint {
         Self::start(vec![socket], config, true)
     }
 
+    /// The same, to dial only: [`accept`](Self::accept) fails at once, and who dials it is told that nobody listens. What one of its sessions
+    /// writes leaves at once instead of waiting for what others write at the same moment, as from a stream's [own
+    /// socket](KcpStream::connect). Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration out of range.
+    pub fn client(socket: Arc<dyn DatagramSocket>, config: KcpConfig) -> io::Result<Self> {
+        Self::start(vec![socket], config, false)
+    }
+
     pub(crate) fn start(
         sockets: Vec<Arc<dyn DatagramSocket>>,
         config: KcpConfig,

@@ -386,7 +386,7 @@ impl Session {
             self.retire(state, now);
         } else if more {
             self.mark();
-        } else if turn.defers && turn.wakers.len() > others && (turn.hurries || state.core.holds_answers()) {
+        } else if turn.hurries && turn.wakers.len() > others {
             turn.deferred.push(self.clone());
         } else if state.core.release_answers() {
             self.mark();

@@ -10,7 +10,7 @@ use kcp_core::Timestamp;
 #[derive(Debug)]
 pub(crate) struct Timers<T> {
     heap: BinaryHeap<Entry<T>>,
-    /// The time the driver will wake up by itself. None: it sleeps until something happens.
+    /// The time the driver will wake up by itself: at once while it is awake. None: it sleeps until something happens.
     armed: Option<Timestamp>,
 }
 
@@ -36,6 +36,11 @@ impl<T> Timers<T> {
             self.armed = Some(at);
         }
         late
+    }
+
+    /// The driver is awake, and will [`arm`](Self::arm) before it sleeps.
+    pub(crate) const fn wake(&mut self) {
+        self.armed = Some(Timestamp::ZERO);
     }
 
     /// Takes a session whose deadline has passed, with that deadline.

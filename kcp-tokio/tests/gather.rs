@@ -150,30 +150,59 @@ async fn answers_to_what_arrived_together_leave_in_one_datagram() {
 /// Client: hello, token and request, end, acknowledged end. Server: hello, answer, acknowledged end and its own.
 #[tokio::test(start_paused = true)]
 async fn a_life_of_one_exchange_takes_seven_datagrams() {
-    let (net, counting, streams, _clients) = world(DELAY, 1, 1).await;
-    trips(streams, 1).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let socket = net.bind(([10, 0, 0, 3], 1).into()).unwrap();
-    let client = Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() });
-    let endpoint = KcpEndpoint::from_socket(client.clone(), KcpConfig::turbo()).unwrap();
-    let before = counting.datagrams.load(Ordering::Relaxed);
-    // A task like any other: the first one's turn comes late.
-    let life = tokio::spawn(async move {
-        let mut stream = endpoint.connect(SERVER).await.unwrap();
-        stream.write_all(b"request").await.unwrap();
-        let mut got = [0; 7];
-        stream.read_exact(&mut got).await.unwrap();
-        assert_eq!(&got, b"request");
-        stream.shutdown().await.unwrap();
-        assert_eq!(stream.read(&mut got).await.unwrap(), 0);
-        drop(stream);
-        endpoint
+    for start in [KcpEndpoint::from_socket, KcpEndpoint::client] {
+        let (net, counting, streams, _clients) = world(DELAY, 1, 1).await;
+        trips(streams, 1).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let client = count(&net, 3);
+        let endpoint = start(client.clone(), KcpConfig::turbo()).unwrap();
+        let before = counting.datagrams.load(Ordering::Relaxed);
+        // A task like any other: the first one's turn comes late.
+        let life = tokio::spawn(async move {
+            let mut stream = endpoint.connect(SERVER).await.unwrap();
+            stream.write_all(b"request").await.unwrap();
+            let mut got = [0; 7];
+            stream.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"request");
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut got).await.unwrap(), 0);
+            drop(stream);
+            endpoint
+        });
+        let _endpoint = life.await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let datagrams =
+            (client.datagrams.load(Ordering::Relaxed), counting.datagrams.load(Ordering::Relaxed) - before);
+        assert_eq!(datagrams, (4, 3));
+    }
+}
+
+fn count(net: &SimNet, host: u8) -> Arc<Counting> {
+    let socket = net.bind(([10, 0, 0, host], 1).into()).unwrap();
+    Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() })
+}
+
+/// One of several sockets on a thread, that reads: a turn for a message, which looks twice, and no other until an acknowledgement is due.
+#[tokio::test(start_paused = true)]
+async fn a_client_among_others_takes_one_turn_for_a_message() {
+    let (net, _counting, _streams, _clients) = world(DELAY, 1, 1).await;
+    let client = count(&net, 3);
+    let endpoint = KcpEndpoint::client(client.clone(), KcpConfig::turbo()).unwrap();
+    let (mut read, mut write) = endpoint.connect(SERVER).await.unwrap().into_split();
+    let reader = tokio::spawn(async move {
+        let mut got = [0; 100 * 64];
+        read.read_exact(&mut got).await.unwrap();
+        assert!(got.chunks(64).zip(0..).all(|(message, n)| message == [n; 64]));
     });
-    let _endpoint = life.await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let datagrams =
-        (client.datagrams.load(Ordering::Relaxed), counting.datagrams.load(Ordering::Relaxed) - before);
-    assert_eq!(datagrams, (4, 3));
+    let before = client.looks.load(Ordering::Relaxed);
+    for n in 0..100 {
+        write.write_all(&[n; 64]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    reader.await.unwrap();
+    let looks = client.looks.load(Ordering::Relaxed) - before;
+    // 350 if what follows a message had a turn of its own.
+    assert!(looks <= 260, "{looks}");
 }
 
 /// A server that speaks first is not kept waiting by a client that has nothing to say.

@@ -418,12 +418,6 @@ impl Session {
         self.extension.release()
     }
 
-    /// Whether something is held back by [`hold_answers`](Self::hold_answers).
-    #[must_use]
-    pub fn holds_answers(&self) -> bool {
-        self.extension.is_holding()
-    }
-
     /// Whether the peer has ended its stream, and everything of it has arrived.
     #[must_use]
     pub fn is_read_closed(&self) -> bool {

@@ -26,7 +26,7 @@ fn who_writes_again_and_again_does_not_put_off_what_was_first() {
     assert!(!agenda.gathers(at(300)));
     agenda.gather_once(at(600));
     assert!(!agenda.gathers(at(500)), "the driver has not come");
-    agenda.stop_gathering();
+    agenda.begin_turn();
     agenda.gather_once(at(600));
     assert!(agenda.gathers(at(599)) && !agenda.gathers(at(600)));
     agenda.gather(at(700));

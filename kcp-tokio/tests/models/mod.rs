@@ -213,7 +213,7 @@ fn nothing_overtakes_the_outbox_or_the_stash() {
             let mut work = Vec::new();
             block_on(poll_fn(|cx| {
                 shard.life.register(0, cx.waker());
-                shard.agenda.stop_gathering();
+                shard.agenda.begin_turn();
                 shard.agenda.take_work(&mut work);
                 for session in unmarked(&mut work) {
                     let mut outbox = Vec::new();
@@ -267,6 +267,7 @@ fn the_driver_sleeps_past_no_deadline() {
         let earliest = ms(u64::from(10 - (STEPS - 1)));
         block_on(poll_fn(|cx| {
             shard.life.register(0, cx.waker());
+            shard.agenda.begin_turn();
             if shard.agenda.arm() == Some(earliest) { Poll::Ready(()) } else { Poll::Pending }
         }));
         join(tasks);
