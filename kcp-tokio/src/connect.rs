@@ -8,7 +8,7 @@ use tokio::net::{ToSocketAddrs, lookup_host};
 
 use crate::config::KcpConfig;
 use crate::endpoint::KcpEndpoint;
-use crate::socket::{self, DatagramSocket, UdpIo};
+use crate::socket::{DatagramSocket, UdpIo};
 use crate::stream::KcpStream;
 
 pub(crate) async fn connect(addr: impl ToSocketAddrs, config: KcpConfig) -> io::Result<KcpStream> {
@@ -24,7 +24,7 @@ pub(crate) async fn connect(addr: impl ToSocketAddrs, config: KcpConfig) -> io::
 }
 
 async fn connect_one(peer: SocketAddr, config: &KcpConfig) -> io::Result<KcpStream> {
-    let socket = UdpIo::new(socket::connect(peer)?, config)?;
+    let socket = UdpIo::connect(peer, config)?;
     let endpoint = KcpEndpoint::start(vec![Arc::new(socket)], config.clone(), false)?;
     endpoint.connect(peer).await
 }

@@ -57,9 +57,9 @@ impl KcpEndpoint {
         Self::start(vec![socket], config, true)
     }
 
-    /// The same, to dial only: [`accept`](Self::accept) fails at once, and who dials it is told that nobody listens. What one of its sessions
-    /// writes leaves at once instead of waiting for what others write at the same moment, as from a stream's [own
-    /// socket](KcpStream::connect). Must be called within a tokio runtime.
+    /// The same, to dial only, as [`KcpStream::connect`] does: [`accept`](Self::accept) fails at once, and who dials it is told that nobody
+    /// listens. What its sessions write does not wait for what others write at the same moment, and after the last session's good end the socket
+    /// stays for a moment (four RTOs, 2 s at most) to answer for it. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `InvalidInput` for a configuration out of range.

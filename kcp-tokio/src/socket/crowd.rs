@@ -19,7 +19,7 @@ pub(crate) fn set_latest<T: ?Sized>(socket: &T) {
     LATEST.set(from_ref(socket).addr());
 }
 
-/// There is a new socket: it may lie where one did that is gone.
+/// There is a new socket, which may lie where one did that is gone. On other threads it may be taken for that one once, which does no harm.
 pub(crate) fn forget() {
     LATEST.set(0);
 }

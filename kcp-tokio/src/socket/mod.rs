@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
-pub(crate) use udp::{UdpIo, bind_group, connect};
+pub(crate) use udp::{UdpIo, bind_group};
 
 /// The two ends of a datagram's way.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 const BATCH: usize = 16;
 /// The longest train, and the longest datagram.
 const BUFFER: usize = 65_536;
+/// Whether a call fills as many buffers as there are datagrams for: one that is left empty says that all has come. Elsewhere quinn-udp fills one.
+const FILLS: bool = cfg!(any(target_os = "android", target_os = "freebsd", target_os = "linux"));
 /// Datagrams that most systems take in one call; where they do not, a run leaves in several.
 const LIKELY_TRAIN: usize = 64;
 /// So many datagrams in a row are taken for the beginning of trains.
@@ -57,11 +59,10 @@ pub(crate) struct UdpIo<C = System> {
 
 /// The system's calls for many datagrams at once; a test's double refuses them.
 pub(crate) trait Calls: Debug + Send + Sync + 'static {
-    /// Whether nothing of this was used yet, nor asked of the system for the socket.
-    fn is_untouched(&self) -> bool {
-        false
+    /// Whether the system was asked for any of this: else datagrams come one by one.
+    fn is_prepared(&self) -> bool {
+        true
     }
-    /// Asks for it.
     fn prepare(&self, _: &UdpSocket) {}
     /// How many datagrams a send takes.
     fn max_gso_segments(&self, socket: &UdpSocket) -> usize;
@@ -79,8 +80,10 @@ pub(crate) trait Calls: Debug + Send + Sync + 'static {
 /// The real ones.
 #[derive(Debug)]
 pub(crate) struct System {
-    /// What quinn-udp has asked for, if the system knew it. A dozen calls, which take longer than a short exchange: made when trains first go or come.
+    /// What quinn-udp has asked the system for, if it was understood.
     state: OnceLock<Option<UdpSocketState>>,
+    /// It asks, or has: what is received from now on may be a train.
+    prepared: AtomicBool,
     /// Bound to no address of its own.
     any: bool,
     /// With a class of service: quinn-udp would clear it in each datagram.
@@ -93,10 +96,14 @@ pub(crate) struct System {
 impl System {
     fn state(&self, socket: &UdpSocket) -> Option<&UdpSocketState> {
         let ask = || {
-            let state = UdpSocketState::new(UdpSockRef::from(socket)).ok()?;
+            self.prepared.store(true, Ordering::Release);
+            let state = UdpSocketState::new(UdpSockRef::from(socket));
+            if let Err(error) = &state {
+                tracing::debug!(%error, "datagrams go and come one by one");
+            }
             let_fragment(socket);
-            ask_for_less(socket, self.any);
-            Some(state)
+            ask_for_less(socket, self.any, state.is_ok());
+            state.ok()
         };
         self.state.get_or_init(ask).as_ref()
     }
@@ -117,8 +124,8 @@ impl System {
 }
 
 impl Calls for System {
-    fn is_untouched(&self) -> bool {
-        self.state.get().is_none()
+    fn is_prepared(&self) -> bool {
+        self.prepared.load(Ordering::Acquire)
     }
 
     fn prepare(&self, socket: &UdpSocket) {
@@ -298,12 +305,29 @@ mod many {
 impl UdpIo {
     /// Takes over a socket, and asks for kernel buffers and the class of service that are configured.
     pub(crate) fn new(io: UdpSocket, config: &KcpConfig) -> io::Result<Self> {
+        let this = Self::unprepared(io, config)?;
+        this.calls.prepare(this.io.socket());
+        Ok(this)
+    }
+
+    /// A new socket for one peer: the kernel drops what others send, and tells when nothing listens there. What a short exchange does without
+    /// is asked for when several datagrams come or go at once: fifteen calls, a tenth of the time of connect, exchange and close.
+    pub(crate) fn connect(peer: SocketAddr, config: &KcpConfig) -> io::Result<Self> {
+        let socket = open(peer)?;
+        socket.connect(&peer.into())?;
+        if cfg!(any(target_os = "android", target_os = "linux")) {
+            Self::unprepared(socket.into(), config)
+        } else {
+            Self::new(socket.into(), config)
+        }
+    }
+
+    fn unprepared(io: UdpSocket, config: &KcpConfig) -> io::Result<Self> {
         let buffer = config.socket_buffer;
         let marked = config.dscp != 0;
         if marked {
             control::set_class(&io, config.dscp)?;
         }
-        let_fragment(&io);
         let socket = SockRef::from(&io);
         // Refusal is not an error: the system's limit applies.
         let _ = socket.set_recv_buffer_size(buffer);
@@ -316,16 +340,13 @@ impl UdpIo {
         let any = peer.is_none() && io.local_addr().is_ok_and(|addr| addr.ip().is_unspecified());
         let calls = System {
             state: OnceLock::new(),
+            prepared: AtomicBool::new(false),
             any,
             #[cfg(any(target_os = "android", target_os = "linux"))]
             marked,
             peer,
         };
-        let this = Self::with(io, calls, any, peer)?;
-        if any || !cfg!(any(target_os = "android", target_os = "linux")) {
-            this.calls.prepare(this.io.socket());
-        }
-        Ok(this)
+        Self::with(io, calls, any, peer)
     }
 }
 
@@ -356,7 +377,7 @@ impl<C: Calls> UdpIo<C> {
         Route { peer: meta.addr, local: told.filter(unicast) }
     }
 
-    /// One datagram by a plain call.
+    /// One datagram by a plain call, which takes least.
     fn poll_recv_one(&self, cx: &mut Context<'_>, buffer: &mut [u8], sink: Sink<'_>) -> Poll<io::Result<()>> {
         let (len, peer) = ready!(self.io.poll_recv(cx, |socket| {
             let received = match self.peer {
@@ -371,7 +392,6 @@ impl<C: Calls> UdpIo<C> {
         let in_a_row = self.in_a_row.load(Ordering::Relaxed) + 1;
         self.in_a_row.store(in_a_row, Ordering::Relaxed);
         if in_a_row >= MANY {
-            // A train that was joined before the next call knows of it is taken for one datagram. KCP reads it all the same; sealed, it is lost.
             self.calls.prepare(self.io.socket());
         }
         self.in_doubt.store(in_a_row == 1 && crowd::is_latest(self), Ordering::Relaxed);
@@ -412,6 +432,7 @@ fn let_fragment(io: &UdpSocket) {
     let _ = set_ip_mtu_discover(io, Ipv4PathMtuDiscovery::WANT);
     if io.local_addr().is_ok_and(|addr| addr.is_ipv6()) {
         let _ = set_ipv6_mtu_discover(io, Ipv6PathMtuDiscovery::WANT);
+        let _ = nix::sys::socket::setsockopt(io, nix::sys::socket::sockopt::Ipv6DontFrag, &false);
     }
 }
 
@@ -419,11 +440,14 @@ fn let_fragment(io: &UdpSocket) {
 const fn let_fragment(_: &UdpSocket) {}
 
 /// Undoes more of what quinn-udp sets: nobody here reads a datagram's time of arrival or class, nor its destination where there is but one, and
-/// telling them took a tenth of the time that sending and receiving a small one does.
+/// telling them took a tenth of the time that sending and receiving a small one does. Nor trains, where nobody can cut them.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-fn ask_for_less(io: &UdpSocket, any: bool) {
+fn ask_for_less(io: &UdpSocket, any: bool, trains: bool) {
     use nix::sys::socket::{setsockopt, sockopt};
     // Refusal is not an error: the same is done, a little slower.
+    if !trains {
+        let _ = setsockopt(io, sockopt::UdpGroSegment, &false);
+    }
     let _ = setsockopt(io, sockopt::ReceiveTimestampns, &false);
     let _ = setsockopt(io, sockopt::Ipv4PacketInfo, &any);
     let _ = setsockopt(io, sockopt::IpRecvTos, &false);
@@ -434,7 +458,7 @@ fn ask_for_less(io: &UdpSocket, any: bool) {
 }
 
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
-const fn ask_for_less(_: &UdpSocket, _: bool) {}
+const fn ask_for_less(_: &UdpSocket, _: bool, _: bool) {}
 
 /// `EMSGSIZE`, which has no kind of its own.
 fn is_too_long(error: &io::Error) -> bool {
@@ -504,13 +528,6 @@ fn open(addr: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A UDP socket for one peer: the kernel drops what others send, and tells when nothing listens there.
-pub(crate) fn connect(peer: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = open(peer)?;
-    socket.connect(&peer.into())?;
-    Ok(socket.into())
-}
-
 impl<C: Calls> DatagramSocket for UdpIo<C> {
     fn poll_recv(&self, cx: &mut Context<'_>, sink: Sink<'_>) -> Poll<io::Result<()>> {
         if self.in_doubt.load(Ordering::Relaxed) {
@@ -522,10 +539,11 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
             // Zeroed once per thread, by the allocator.
             storage.resize(BATCH * BUFFER, 0);
             meta.resize(BATCH, RecvMeta::default());
-            // While datagrams come one at a time a plain call for each takes least.
-            let plain = || self.calls.is_untouched() || self.no_recvmmsg.load(Ordering::Relaxed);
-            if plain() {
-                return self.poll_recv_one(cx, storage.get_mut(..BUFFER).unwrap_or_default(), sink);
+            let one = |storage: &mut Vec<u8>, cx: &mut _, sink: Sink<'_>| {
+                self.poll_recv_one(cx, storage.get_mut(..BUFFER).unwrap_or_default(), sink)
+            };
+            if !self.calls.is_prepared() || self.no_recvmmsg.load(Ordering::Relaxed) {
+                return one(storage, cx, sink);
             }
             let least = if crowd::is_latest(self) { 1 } else { 2 };
             let batch = self.batch.load(Ordering::Relaxed).max(least);
@@ -536,21 +554,19 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
                 let (Some(buffers), Some(meta)) = (buffers.get_mut(..batch), meta.get_mut(..batch)) else {
                     return Err(io::ErrorKind::InvalidInput.into());
                 };
-                match self.calls.recv(socket, buffers, meta) {
-                    Err(error) if is_missing(&error) => {
-                        self.no_recvmmsg.store(true, Ordering::Relaxed);
-                        Ok((0, false))
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.batch.store(1, Ordering::Relaxed);
-                        Err(error)
-                    }
-                    received => received.map(|received| (received, received < batch)),
+                let received = self.calls.recv(socket, buffers, meta);
+                if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                    self.batch.store(1, Ordering::Relaxed);
                 }
-            }))?;
-            if plain() {
-                return self.poll_recv_one(cx, storage.get_mut(..BUFFER).unwrap_or_default(), sink);
-            }
+                received.map(|received| (received, FILLS && received < batch))
+            }));
+            let received = match received {
+                Err(error) if is_missing(&error) => {
+                    self.no_recvmmsg.store(true, Ordering::Relaxed);
+                    return one(storage, cx, sink);
+                }
+                received => received?,
+            };
             let alone = received == 1 && batch > 1;
             let next = if alone { 1 } else { (received + 1).next_power_of_two().min(BATCH) };
             self.batch.store(next, Ordering::Relaxed);
@@ -613,7 +629,7 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
     }
 
     fn max_run(&self) -> usize {
-        if self.calls.is_untouched() { LIKELY_TRAIN } else { self.train() }
+        if self.calls.is_prepared() { self.train() } else { LIKELY_TRAIN }
     }
 
     fn refused(&self) -> u64 {
@@ -694,6 +710,7 @@ mod tests {
         let socket = bind(addr.parse().unwrap()).unwrap();
         let system = System {
             state: OnceLock::new(),
+            prepared: AtomicBool::new(false),
             any: false,
             #[cfg(any(target_os = "android", target_os = "linux"))]
             marked: false,
@@ -803,9 +820,9 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn two() -> (UdpIo, UdpSocket) {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let socket = connect(peer.local_addr().unwrap()).unwrap();
+        let socket = UdpIo::connect(peer.local_addr().unwrap(), &KcpConfig::default()).unwrap();
         peer.connect(socket.local_addr().unwrap()).unwrap();
-        (UdpIo::new(socket, &KcpConfig::default()).unwrap(), peer)
+        (socket, peer)
     }
 
     #[cfg(target_os = "linux")]
@@ -828,7 +845,7 @@ mod tests {
                 }
                 while look(&socket).1 {}
                 assert_eq!(look(&socket), (None, false), "all has come");
-                assert_eq!((asked(), socket.calls.is_untouched()), (row == MANY, row < MANY));
+                assert_eq!((asked(), socket.calls.is_prepared()), (row == MANY, row == MANY));
             }
             let run = [7; 10];
             socket.try_send(peer.local_addr().unwrap().into(), &run[..5], 5).unwrap();
@@ -851,8 +868,6 @@ mod tests {
             let socket = UdpIo::new(bind(addr.parse().unwrap()).unwrap(), &KcpConfig::default()).unwrap();
             let any = socket.any;
             assert_eq!(any, ["0.0.0.0:0", "[::]:0"].contains(&addr));
-            assert_eq!(socket.calls.is_untouched(), !any);
-            socket.calls.prepare(socket.io.socket());
             let socket = socket.io.socket();
             let asked = [
                 getsockopt(socket, sockopt::ReceiveTimestampns),
@@ -866,6 +881,7 @@ mod tests {
                     getsockopt(socket, sockopt::Ipv6RecvTClass),
                 ];
                 assert_eq!(asked, [Ok(any), Ok(false)]);
+                assert_eq!(getsockopt(socket, sockopt::Ipv6DontFrag), Ok(false), "the system may fragment");
             }
             assert_eq!(getsockopt(socket, sockopt::UdpGroSegment), Ok(true));
         }
