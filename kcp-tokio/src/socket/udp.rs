@@ -45,8 +45,8 @@ pub(crate) struct UdpIo<C = System> {
     batch: AtomicUsize,
     /// By plain calls: received since nothing was there.
     in_a_row: AtomicUsize,
-    /// Of a connected socket.
-    peer: Option<SocketAddr>,
+    /// Connected before anything could arrive: nobody else is heard.
+    only: Option<SocketAddr>,
     /// The one buffer was filled: the next turn will ask whether there is more, when whoever was woken by it has run.
     in_doubt: AtomicBool,
     /// Bound to no address of its own: peers reach it at several.
@@ -59,11 +59,17 @@ pub(crate) struct UdpIo<C = System> {
 
 /// The system's calls for many datagrams at once; a test's double refuses them.
 pub(crate) trait Calls: Debug + Send + Sync + 'static {
-    /// Whether the system was asked for any of this: else datagrams come one by one.
+    /// Whether the system was asked how many datagrams a send takes.
     fn is_prepared(&self) -> bool {
         true
     }
     fn prepare(&self, _: &UdpSocket) {}
+    /// Whether what is received may be a train: else it is one datagram, of which nothing is to be told but where it comes from.
+    fn joins(&self) -> bool {
+        true
+    }
+    /// From now on it may. For who receives.
+    fn join(&self, _: &UdpSocket) {}
     /// How many datagrams a send takes.
     fn max_gso_segments(&self, socket: &UdpSocket) -> usize;
     fn send(&self, socket: &UdpSocket, transmit: &Transmit<'_>) -> io::Result<()>;
@@ -82,8 +88,8 @@ pub(crate) trait Calls: Debug + Send + Sync + 'static {
 pub(crate) struct System {
     /// What quinn-udp has asked the system for, if it was understood.
     state: OnceLock<Option<UdpSocketState>>,
-    /// It asks, or has: what is received from now on may be a train.
-    prepared: AtomicBool,
+    /// Datagrams that arrive together are to come as one (GRO).
+    joins: AtomicBool,
     /// Bound to no address of its own.
     any: bool,
     /// With a class of service: quinn-udp would clear it in each datagram.
@@ -96,13 +102,15 @@ pub(crate) struct System {
 impl System {
     fn state(&self, socket: &UdpSocket) -> Option<&UdpSocketState> {
         let ask = || {
-            self.prepared.store(true, Ordering::Release);
+            // It joins datagrams for the length of a few calls. A train that arrives then is read as one datagram, which KCP understands; a sealed
+            // one is lost.
             let state = UdpSocketState::new(UdpSockRef::from(socket));
             if let Err(error) = &state {
                 tracing::debug!(%error, "datagrams go and come one by one");
             }
+            join(socket, state.is_ok() && self.joins());
             let_fragment(socket);
-            ask_for_less(socket, self.any, state.is_ok());
+            ask_for_less(socket, self.any);
             state.ok()
         };
         self.state.get_or_init(ask).as_ref()
@@ -125,11 +133,20 @@ impl System {
 
 impl Calls for System {
     fn is_prepared(&self) -> bool {
-        self.prepared.load(Ordering::Acquire)
+        self.state.get().is_some()
     }
 
     fn prepare(&self, socket: &UdpSocket) {
         self.state(socket);
+    }
+
+    fn joins(&self) -> bool {
+        self.joins.load(Ordering::Relaxed)
+    }
+
+    fn join(&self, socket: &UdpSocket) {
+        self.joins.store(true, Ordering::Relaxed);
+        join(socket, self.state(socket).is_some());
     }
 
     fn max_gso_segments(&self, socket: &UdpSocket) -> usize {
@@ -315,11 +332,7 @@ impl UdpIo {
     pub(crate) fn connect(peer: SocketAddr, config: &KcpConfig) -> io::Result<Self> {
         let socket = open(peer)?;
         socket.connect(&peer.into())?;
-        if cfg!(any(target_os = "android", target_os = "linux")) {
-            Self::unprepared(socket.into(), config)
-        } else {
-            Self::new(socket.into(), config)
-        }
+        Ok(Self { only: Some(peer), ..Self::unprepared(socket.into(), config)? })
     }
 
     fn unprepared(io: UdpSocket, config: &KcpConfig) -> io::Result<Self> {
@@ -340,21 +353,22 @@ impl UdpIo {
         let any = peer.is_none() && io.local_addr().is_ok_and(|addr| addr.ip().is_unspecified());
         let calls = System {
             state: OnceLock::new(),
-            prepared: AtomicBool::new(false),
+            // Each kind that the system tells something about, and each system that cannot be told to tell nothing.
+            joins: AtomicBool::new(any || !cfg!(any(target_os = "android", target_os = "linux"))),
             any,
             #[cfg(any(target_os = "android", target_os = "linux"))]
             marked,
             peer,
         };
-        Self::with(io, calls, any, peer)
+        Self::with(io, calls, any)
     }
 }
 
 impl<C: Calls> UdpIo<C> {
-    fn with(io: UdpSocket, calls: C, any: bool, peer: Option<SocketAddr>) -> io::Result<Self> {
+    fn with(io: UdpSocket, calls: C, any: bool) -> io::Result<Self> {
         Ok(Self {
             any,
-            peer,
+            only: None,
             io: Readiness::new(io)?,
             calls,
             batch: AtomicUsize::new(1),
@@ -380,7 +394,7 @@ impl<C: Calls> UdpIo<C> {
     /// One datagram by a plain call, which takes least.
     fn poll_recv_one(&self, cx: &mut Context<'_>, buffer: &mut [u8], sink: Sink<'_>) -> Poll<io::Result<()>> {
         let (len, peer) = ready!(self.io.poll_recv(cx, |socket| {
-            let received = match self.peer {
+            let received = match self.only {
                 Some(peer) => socket.recv(buffer).map(|len| (len, peer)),
                 None => socket.recv_from(buffer),
             };
@@ -392,7 +406,7 @@ impl<C: Calls> UdpIo<C> {
         let in_a_row = self.in_a_row.load(Ordering::Relaxed) + 1;
         self.in_a_row.store(in_a_row, Ordering::Relaxed);
         if in_a_row >= MANY {
-            self.calls.prepare(self.io.socket());
+            self.calls.join(self.io.socket());
         }
         self.in_doubt.store(in_a_row == 1 && crowd::is_latest(self), Ordering::Relaxed);
         if let Some(datagram) = buffer.get_mut(..len) {
@@ -440,14 +454,11 @@ fn let_fragment(io: &UdpSocket) {
 const fn let_fragment(_: &UdpSocket) {}
 
 /// Undoes more of what quinn-udp sets: nobody here reads a datagram's time of arrival or class, nor its destination where there is but one, and
-/// telling them took a tenth of the time that sending and receiving a small one does. Nor trains, where nobody can cut them.
+/// telling them took a tenth of the time that sending and receiving a small one does.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-fn ask_for_less(io: &UdpSocket, any: bool, trains: bool) {
+fn ask_for_less(io: &UdpSocket, any: bool) {
     use nix::sys::socket::{setsockopt, sockopt};
     // Refusal is not an error: the same is done, a little slower.
-    if !trains {
-        let _ = setsockopt(io, sockopt::UdpGroSegment, &false);
-    }
     let _ = setsockopt(io, sockopt::ReceiveTimestampns, &false);
     let _ = setsockopt(io, sockopt::Ipv4PacketInfo, &any);
     let _ = setsockopt(io, sockopt::IpRecvTos, &false);
@@ -458,7 +469,18 @@ fn ask_for_less(io: &UdpSocket, any: bool, trains: bool) {
 }
 
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
-const fn ask_for_less(_: &UdpSocket, _: bool, _: bool) {}
+const fn ask_for_less(_: &UdpSocket, _: bool) {}
+
+/// Whether datagrams that arrive together come as one.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+fn join(io: &UdpSocket, on: bool) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    // A system that does not know it joins none.
+    let _ = setsockopt(io, sockopt::UdpGroSegment, &on);
+}
+
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+const fn join(_: &UdpSocket, _: bool) {}
 
 /// `EMSGSIZE`, which has no kind of its own.
 fn is_too_long(error: &io::Error) -> bool {
@@ -542,7 +564,7 @@ impl<C: Calls> DatagramSocket for UdpIo<C> {
             let one = |storage: &mut Vec<u8>, cx: &mut _, sink: Sink<'_>| {
                 self.poll_recv_one(cx, storage.get_mut(..BUFFER).unwrap_or_default(), sink)
             };
-            if !self.calls.is_prepared() || self.no_recvmmsg.load(Ordering::Relaxed) {
+            if !self.calls.joins() || self.no_recvmmsg.load(Ordering::Relaxed) {
                 return one(storage, cx, sink);
             }
             let least = if crowd::is_latest(self) { 1 } else { 2 };
@@ -710,7 +732,7 @@ mod tests {
         let socket = bind(addr.parse().unwrap()).unwrap();
         let system = System {
             state: OnceLock::new(),
-            prepared: AtomicBool::new(false),
+            joins: AtomicBool::new(true),
             any: false,
             #[cfg(any(target_os = "android", target_os = "linux"))]
             marked: false,
@@ -719,7 +741,7 @@ mod tests {
         system.prepare(&socket);
         let (trains, batches, longest) = Default::default();
         let calls = Refusing { system, gso, recvmmsg, sendmmsg, trains, batches, longest };
-        Arc::new(UdpIo::with(socket, calls, false, None).unwrap())
+        Arc::new(UdpIo::with(socket, calls, false).unwrap())
     }
 
     /// Clients on sockets of their own send and get back so many bytes each, all at once.
@@ -816,21 +838,27 @@ mod tests {
         }
     }
 
-    /// A socket of ours and its peer's, each connected to the other.
+    /// A socket of ours that listens or has dialled, and its peer's.
     #[cfg(target_os = "linux")]
-    fn two() -> (UdpIo, UdpSocket) {
+    fn two(listens: bool) -> (UdpIo, UdpSocket) {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let socket = UdpIo::connect(peer.local_addr().unwrap(), &KcpConfig::default()).unwrap();
+        let config = KcpConfig::default();
+        let socket = if listens {
+            UdpIo::new(bind("127.0.0.1:0".parse().unwrap()).unwrap(), &config)
+        } else {
+            UdpIo::connect(peer.local_addr().unwrap(), &config)
+        };
+        let socket = socket.unwrap();
         peer.connect(socket.local_addr().unwrap()).unwrap();
         (socket, peer)
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn trains_are_asked_for_when_datagrams_come_or_go_in_a_row() {
+    async fn trains_are_asked_for_when_datagrams_come_in_a_row() {
         use nix::sys::socket::{getsockopt, sockopt};
-        for many in [false, true] {
-            let (socket, peer) = two();
+        for (listens, many) in [(false, false), (false, true), (true, false), (true, true)] {
+            let (socket, peer) = two(listens);
             let asked = || getsockopt(socket.io.socket(), sockopt::UdpGroSegment).unwrap();
             for round in 0..3u8 {
                 let row = if many && round == 2 { MANY } else { MANY - 1 };
@@ -845,14 +873,19 @@ mod tests {
                 }
                 while look(&socket).1 {}
                 assert_eq!(look(&socket), (None, false), "all has come");
-                assert_eq!((asked(), socket.calls.is_prepared()), (row == MANY, row == MANY));
+                assert_eq!((asked(), socket.calls.joins()), (row == MANY, row == MANY));
             }
-            let run = [7; 10];
-            socket.try_send(peer.local_addr().unwrap().into(), &run[..5], 5).unwrap();
-            assert_eq!(asked(), many, "one datagram is none");
+            let (run, to) = ([7; 10], peer.local_addr().unwrap().into());
             assert_eq!(socket.max_run(), 64);
-            socket.try_send(peer.local_addr().unwrap().into(), &run, 5).unwrap();
-            assert!(asked());
+            assert_eq!(socket.calls.is_prepared(), listens || many);
+            socket.try_send(to, &run[..5], 5).unwrap();
+            assert_eq!(socket.calls.is_prepared(), listens || many, "one datagram is no train");
+            socket.try_send(to, &run, 5).unwrap();
+            assert_eq!(
+                (socket.calls.is_prepared(), asked()),
+                (true, many),
+                "what goes says nothing of what comes"
+            );
             let mut buf = [0; 16];
             for _ in 0..3 {
                 assert_eq!(peer.recv(&mut buf).unwrap(), 5);
@@ -883,7 +916,7 @@ mod tests {
                 assert_eq!(asked, [Ok(any), Ok(false)]);
                 assert_eq!(getsockopt(socket, sockopt::Ipv6DontFrag), Ok(false), "the system may fragment");
             }
-            assert_eq!(getsockopt(socket, sockopt::UdpGroSegment), Ok(true));
+            assert_eq!(getsockopt(socket, sockopt::UdpGroSegment), Ok(any));
         }
     }
 
