@@ -59,6 +59,11 @@ impl DatagramSocket for Counting {
     }
 }
 
+fn count(net: &SimNet, at: SocketAddr) -> Arc<Counting> {
+    let socket = net.bind(at).unwrap();
+    Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() })
+}
+
 /// Many streams to an echo server, of so many endpoints.
 async fn world(
     delay: Duration,
@@ -66,8 +71,7 @@ async fn world(
     streams: usize,
 ) -> (SimNet, Arc<Counting>, Vec<KcpStream>, Vec<KcpEndpoint>) {
     let net = SimNet::new(LinkConfig { delay, ..LinkConfig::default() }, 1);
-    let socket = net.bind(SERVER).unwrap();
-    let counting = Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() });
+    let counting = count(&net, SERVER);
     let server = KcpEndpoint::from_socket(counting.clone(), KcpConfig::turbo()).unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = server.accept().await {
@@ -154,7 +158,7 @@ async fn a_life_of_one_exchange_takes_seven_datagrams() {
         let (net, counting, streams, _clients) = world(DELAY, 1, 1).await;
         trips(streams, 1).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let client = count(&net, 3);
+        let client = count(&net, ([10, 0, 0, 3], 1).into());
         let endpoint = start(client.clone(), KcpConfig::turbo()).unwrap();
         let before = counting.datagrams.load(Ordering::Relaxed);
         // A task like any other: the first one's turn comes late.
@@ -177,16 +181,11 @@ async fn a_life_of_one_exchange_takes_seven_datagrams() {
     }
 }
 
-fn count(net: &SimNet, host: u8) -> Arc<Counting> {
-    let socket = net.bind(([10, 0, 0, host], 1).into()).unwrap();
-    Arc::new(Counting { socket, looks: 0.into(), calls: 0.into(), datagrams: 0.into() })
-}
-
 /// One of several sockets on a thread, that reads: a turn for a message, which looks twice, and no other until an acknowledgement is due.
 #[tokio::test(start_paused = true)]
 async fn a_client_among_others_takes_one_turn_for_a_message() {
     let (net, _counting, _streams, _clients) = world(DELAY, 1, 1).await;
-    let client = count(&net, 3);
+    let client = count(&net, ([10, 0, 0, 3], 1).into());
     let endpoint = KcpEndpoint::client(client.clone(), KcpConfig::turbo()).unwrap();
     let (mut read, mut write) = endpoint.connect(SERVER).await.unwrap().into_split();
     let reader = tokio::spawn(async move {

@@ -405,7 +405,7 @@ impl<C: Calls> UdpIo<C> {
         }))?;
         let in_a_row = self.in_a_row.load(Ordering::Relaxed) + 1;
         self.in_a_row.store(in_a_row, Ordering::Relaxed);
-        if in_a_row >= MANY {
+        if in_a_row >= MANY && !self.calls.joins() {
             self.calls.join(self.io.socket());
         }
         self.in_doubt.store(in_a_row == 1 && crowd::is_latest(self), Ordering::Relaxed);
