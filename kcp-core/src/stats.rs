@@ -136,13 +136,6 @@ pub(crate) struct RareCounters {
     pub(crate) mismatched_echoes: u64,
 }
 
-impl RareCounters {
-    /// Segments sent again, for whatever reason.
-    pub(crate) const fn sent_again(&self) -> u64 {
-        self.fast_retransmits.wrapping_add(self.timeout_retransmits).wrapping_add(self.tail_probes)
-    }
-}
-
 /// Counts one more.
 pub(crate) const fn bump(counter: &mut u64) {
     *counter = counter.wrapping_add(1);
@@ -181,7 +174,10 @@ impl Counters {
             bytes_received: self.bytes_received,
             segments_sent: self.segments_sent,
             payload_sent: self.payload_sent,
-            retransmits: rare.sent_again(),
+            retransmits: rare
+                .fast_retransmits
+                .wrapping_add(rare.timeout_retransmits)
+                .wrapping_add(rare.tail_probes),
             fast_retransmits: rare.fast_retransmits,
             timeout_retransmits: rare.timeout_retransmits,
             tail_probes: rare.tail_probes,
